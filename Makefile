@@ -1,0 +1,90 @@
+# Every way to run, check and measure Almagest. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+DISTRIBUTIONS := protos/gen services/chassis services/event-store services/catalog-command services/catalog-query services/auth services/worker services/gateway cli tests/harness
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+PIP_VERSION := $(shell sed -n 's/^\(pip==[0-9.]*\).*/\1/p' constraints.txt)
+
+##@ Run
+.PHONY: help up down reset status
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: $(VENV)/runtime ## Start the whole system on this machine, and say where it is
+	@$(BIN)/almagest up
+
+down: $(VENV)/runtime ## Stop it; its state stays
+	@$(BIN)/almagest down
+
+reset: $(VENV)/runtime ## Stop it and forget its state
+	@$(BIN)/almagest reset
+
+status: $(VENV)/runtime ## Show what runs
+	@$(BIN)/almagest status
+
+##@ Check
+.PHONY: test lint types contracts protos-check unit e2e
+test: lint types contracts protos-check unit ## Everything that must hold before a change lands
+
+lint: $(VENV)/dev ## Style: ruff, and buf's lint and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+
+types: $(VENV)/dev ## Types: pyright, strict
+	$(BIN)/pyright
+
+contracts: $(VENV)/dev ## Who may import whom: import-linter
+	$(BIN)/lint-imports
+
+protos-check: $(VENV)/dev ## The wire stays compatible and the generated code is up to date
+	cd protos && ../$(BIN)/buf breaking --against released.binpb
+	$(BIN)/python tools/generate_protos.py --check
+
+unit: $(VENV)/dev ## The tests, on all cores
+	$(BIN)/pytest -n auto --dist loadgroup
+
+##@ Measure
+.PHONY: bench
+bench: $(VENV)/bench ## Measure each hot path beside its reference; TOPIC=name for one
+	$(BIN)/python benchmarks $(TOPIC)
+
+##@ Make
+.PHONY: protos released constraints
+protos: $(VENV)/dev ## Generate the Python code of protos/ into protos/gen
+	$(BIN)/python tools/generate_protos.py
+	cd protos && ../$(BIN)/buf format --write
+
+released: $(VENV)/dev ## Take the present protos as what later ones must stay compatible with
+	cd protos && ../$(BIN)/buf build -o released.binpb
+
+constraints: $(VENV)/dev ## Pin every dependency anew, with hashes
+	$(BIN)/python tools/requirements.py --all --extras --group build --group dev --group bench | \
+	  $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file constraints.txt -
+
+# The stamps below say what the .venv holds: what runs the system, what checks it, what measures it.
+$(VENV)/pip: constraints.txt
+	@test -x $(BIN)/python || python3 -m venv $(VENV)
+	@$(PIP) install $(PIP_VERSION)
+	@$(BIN)/python tools/requirements.py --group build | xargs $(PIP) install --constraint constraints.txt
+	@touch $@
+
+$(VENV)/runtime: $(VENV)/pip $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
+	@echo "Installing what Almagest needs into $(VENV)"
+	@$(BIN)/python tools/requirements.py --all | xargs $(PIP) install --constraint constraints.txt
+	@$(PIP) install --no-deps --no-build-isolation $(addprefix --editable ,$(DISTRIBUTIONS))
+	@touch $@
+
+$(VENV)/dev: $(VENV)/runtime pyproject.toml
+	@echo "Installing what checks Almagest into $(VENV)"
+	@$(BIN)/python tools/requirements.py --group dev | xargs $(PIP) install --constraint constraints.txt
+	@touch $@
+
+$(VENV)/bench: $(VENV)/dev
+	@$(BIN)/python tools/requirements.py --all --extras --group bench | xargs $(PIP) install --constraint constraints.txt
+	@touch $@

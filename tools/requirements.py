@@ -1,0 +1,81 @@
+"""Print the third-party requirements of the workspace, one per line, from the `pyproject.toml` files that state them.
+
+pip refuses editable installs and hashes in one call. So the pinned third-party packages are installed first, with hashes, and our own
+distributions after them without dependencies. This lists the former: for `make` (all distributions), for an image (one service and what it
+stands on) and for pinning (`make constraints`).
+
+usage: requirements.py [--group NAME ...] [DISTRIBUTION-DIRECTORY ...]
+"""
+
+import argparse
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DISTRIBUTIONS = (
+    "protos/gen",
+    "services/chassis",
+    "services/event-store",
+    "services/catalog-command",
+    "services/catalog-query",
+    "services/auth",
+    "services/worker",
+    "services/gateway",
+    "cli",
+    "tests/harness",
+)
+
+_REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(\[(?P<extras>[^]]*)\])?")
+
+
+def project(directory: str) -> dict[str, object]:
+    """The `[project]` table of a distribution of ours."""
+    return tomllib.loads((ROOT / directory / "pyproject.toml").read_text())["project"]
+
+
+def third_party(directories: tuple[str, ...], *, every_extra: bool) -> set[str]:
+    """What the distributions need that is not ours, following our own names and extras to their own `pyproject.toml`."""
+    ours = {str(project(directory)["name"]): directory for directory in DISTRIBUTIONS}
+    found: set[str] = set()
+    seen: set[tuple[str, frozenset[str]]] = set()
+
+    def visit(directory: str, extras: frozenset[str]) -> None:
+        if (directory, extras) in seen:
+            return
+        seen.add((directory, extras))
+        table = project(directory)
+        optional: dict[str, list[str]] = table.get("optional-dependencies", {})  # type: ignore[assignment]
+        wanted = extras | (frozenset(optional) if every_extra else frozenset())
+        for requirement in [*table.get("dependencies", []), *(r for extra in wanted for r in optional[extra])]:  # type: ignore[misc]
+            match = _REQUIREMENT.match(requirement)
+            if match is None:
+                raise SystemExit(f"{directory}/pyproject.toml: cannot read the requirement {requirement!r}")
+            if match["name"] in ours:
+                visit(ours[match["name"]], frozenset(filter(None, (match["extras"] or "").split(","))))
+            else:
+                found.add(requirement)
+
+    for directory in directories:
+        visit(directory, frozenset())
+    return found
+
+
+def main() -> None:
+    """Print the requirements that the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directories", nargs="*", help="distributions of ours; none: no distribution, only the groups")
+    parser.add_argument("--all", action="store_true", help="every distribution of ours")
+    parser.add_argument("--extras", action="store_true", help="with every optional extra")
+    parser.add_argument("--group", action="append", default=[], help="a dependency group of the root pyproject.toml")
+    arguments = parser.parse_args()
+    directories = DISTRIBUTIONS if arguments.all else tuple(arguments.directories)
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    requirements = third_party(directories, every_extra=arguments.extras)
+    for group in arguments.group:
+        requirements |= set(groups[group])
+    print("\n".join(sorted(requirements)))
+
+
+if __name__ == "__main__":
+    main()
