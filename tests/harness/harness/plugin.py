@@ -1,0 +1,81 @@
+"""What every test may start: real Postgres, real Redis-protocol server, a certificate authority, signed tokens, the whole system.
+
+Each xdist worker has its own of everything, below its own temporary directory, so tests run side by side without knowing of each other.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from almagest_cli.local.authority import LocalAuthority
+from almagest_cli.local.postgres import OWNER, EmbeddedPostgres
+from almagest_cli.local.valkey import EmbeddedValkey
+
+from harness.tokens import TransactionTokens
+
+
+class Postgres(EmbeddedPostgres):
+    """A cluster for tests: fresh databases on demand."""
+
+    def create_database(self, *roles: str, name: str | None = None) -> str:
+        """Make a fresh, empty database owned by `almagest_owner`, which the roles may connect to, and answer the owner's DSN of it."""
+        database = name or f"test_{uuid.uuid4().hex}"
+        self.ensure({database: roles})
+        return self.dsn(database, OWNER)
+
+    def service_dsn(self, database: str, role: str) -> str:
+        """The DSN of a database for a service's role, which is made and let in if it was not.
+
+        Args:
+            database: a name, or any DSN of it, such as `create_database` answers.
+            role: the service's role.
+        """
+        name = database.partition("?")[0].rpartition("/")[2]
+        self.ensure({name: (role,)})
+        return self.dsn(name, role)
+
+    def drop_database(self, database: str) -> None:
+        """Drop a database (a name, or any DSN of it), ending whatever uses it."""
+        name = database.partition("?")[0].rpartition("/")[2]
+        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE);')
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """One Postgres per xdist worker, with fsync on, as in earnest."""
+    server = Postgres(tmp_path_factory.mktemp("postgres"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    """One Valkey per xdist worker; `.url` is the connection URL, in the form of redis-py. Sixteen databases: give `?db=`."""
+    server = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> LocalAuthority:
+    """A certificate authority of this test run."""
+    return LocalAuthority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def identity(authority: LocalAuthority) -> Callable[[str], Path]:
+    """From a service's name to its identity directory: `identity("event-store")`."""
+    return authority.ensure
+
+
+@pytest.fixture(scope="session")
+def transaction_tokens() -> TransactionTokens:
+    """Signs transaction tokens with a key of this run; `.jwks` are the bytes that verify them."""
+    return TransactionTokens()
