@@ -1,0 +1,58 @@
+"""What every service is told by its environment, read once and passed down.
+
+Each field is read from `ALMAGEST_<FIELD>`. The OTLP endpoint is the exception: it is read by OpenTelemetry's own name,
+`OTEL_EXPORTER_OTLP_ENDPOINT`.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """Identity, addresses, telemetry and shutdown of one process."""
+
+    model_config = SettingsConfigDict(env_prefix="ALMAGEST_", frozen=True, extra="ignore", populate_by_name=True)
+
+    trust_domain: str = "almagest.internal"
+    identity_directory: Path
+    """Holds `tls.crt`, `tls.key` and `ca.crt`, as cert-manager writes them."""
+    listen: str = "127.0.0.1:0"
+    http_listen: str = "127.0.0.1:0"
+    log_level: str = "INFO"
+    trace_directory: Path | None = None
+    """Where spans go as JSON lines when there is no OTLP endpoint; unset: nowhere."""
+    otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    trace_rate_per_second: float = Field(default=20.0, ge=0)
+    """How many requests a second start a recorded trace of their own."""
+    trace_file_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    """The size at which a span file is rotated; one older file is kept."""
+    drain_seconds: float = Field(default=5.0, ge=0)
+    """How long calls that run at shutdown may take to finish."""
+    shutdown_delay_seconds: float = Field(default=0.0, ge=0)
+    """How long to go on accepting after saying NOT_SERVING, for load balancers to notice."""
+    maximum_concurrent_rpcs: int = Field(default=1000, ge=1)
+    """More calls than this at once are refused with RESOURCE_EXHAUSTED before any work is done for them."""
+    max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=64 * 1024)
+    identity_poll_seconds: float = Field(default=1.0, gt=0)
+    """How often the identity directory is looked at for a new certificate."""
+
+    event_store_target: str | None = None
+    auth_target: str | None = None
+    catalog_command_target: str | None = None
+    catalog_query_target: str | None = None
+    worker_target: str | None = None
+
+
+class DatabaseSettings(ServiceSettings):
+    """Settings of a service that owns databases."""
+
+    database_urls: tuple[str, ...] = Field(min_length=1)
+    """One DSN per shard, in shard order, in asyncpg's form."""
+    migration_database_urls: tuple[str, ...] | None = None
+    """The same databases as their owner; unset: `database_urls`."""
+    pool_size: int = Field(default=8, ge=1)
+    """Connections per shard. The hot paths send one batch at a time, so few connections carry many requests."""
+    service_role: str | None = None
+    """The role that migrations grant access to; unset: the service's name with underscores."""
