@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from almagest_cli.local.errors import LocalError
 
@@ -33,6 +34,19 @@ class Account:
     name: str
     uid: int
     gid: int
+
+
+class RunAs(TypedDict, total=False):
+    """The arguments of `subprocess` that give up root's rights."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def run_as(account: Account | None) -> RunAs:
+    """The arguments of `subprocess` that run a program as the account; None means ourselves."""
+    return {} if account is None else {"user": account.uid, "group": account.gid, "extra_groups": []}
 
 
 def server_account() -> Account | None:
@@ -151,16 +165,7 @@ def _runs(account: Account, program: Path) -> bool:
 
 def _succeeds(account: Account, command: list[str]) -> bool:
     try:
-        done = subprocess.run(
-            command,
-            user=account.uid,
-            group=account.gid,
-            extra_groups=[],
-            cwd="/",
-            capture_output=True,
-            check=False,
-            timeout=30,
-        )
+        done = subprocess.run(command, cwd="/", capture_output=True, check=False, timeout=30, **run_as(account))
     except PermissionError:
         return False
     return done.returncode == 0

@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 import psutil
 
-from almagest_cli.local.accounts import Account
+from almagest_cli.local.accounts import Account, run_as
 from almagest_cli.local.errors import LocalError
 
 _KEPT_LOG_BYTES = 16 * 1024 * 1024
@@ -57,7 +57,7 @@ class Daemon:
                     cwd=directory,
                     start_new_session=True,
                     umask=0o077,
-                    **({} if account is None else {"user": account.uid, "group": account.gid, "extra_groups": []}),
+                    **run_as(account),
                 )
             except OSError as error:
                 raise LocalError(f"{self.name} cannot be started: {error}") from error

@@ -139,15 +139,15 @@ class EmbeddedPostgres:
         Nobody else may connect to a database, and nobody but its owner may create anything in it.
         """
         roles = sorted({OWNER, *(role for users in databases.values() for role in users)})
-        statements = [
-            f"SELECT 'CREATE ROLE {_name(role)} LOGIN'"
+        statements = [  # DDL takes no parameters: names are checked, texts quoted
+            f"SELECT 'CREATE ROLE {_name(role)} LOGIN'"  # noqa: S608 - as said above
             f" WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {_text(role)}) \\gexec\n"
             f"ALTER ROLE {_name(role)} PASSWORD {_text(self.password(role))};"
             for role in roles
         ]
         for database, users in databases.items():
             statements.append(
-                f"SELECT 'CREATE DATABASE {_name(database)} OWNER {_name(OWNER)}'"
+                f"SELECT 'CREATE DATABASE {_name(database)} OWNER {_name(OWNER)}'"  # noqa: S608 - as said above
                 f" WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = {_text(database)}) \\gexec\n"
                 f"REVOKE ALL ON DATABASE {_name(database)} FROM PUBLIC;"
             )
@@ -225,7 +225,7 @@ class EmbeddedPostgres:
                 capture_output=True,
                 check=False,
                 timeout=120,
-                **_as(self._account),
+                **accounts.run_as(self._account),
             )
         finally:
             password.unlink()
@@ -270,16 +270,12 @@ class EmbeddedPostgres:
             time.sleep(0.02)
 
     def _says_ready(self) -> bool:
-        """What pg_ctl goes by: the pid file's first line is this process, its eighth says that connections are taken."""
+        """What pg_ctl goes by: the pid file's first line is this process, its eighth says that it takes connections."""
         try:
             lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except OSError:
             return False
         return len(lines) >= 8 and lines[0] == str(self._daemon.pid) and lines[7].strip() == "ready"  # noqa: PLR2004 - pg_ctl's own count
-
-
-def _as(account: accounts.Account | None) -> dict[str, object]:
-    return {} if account is None else {"user": account.uid, "group": account.gid, "extra_groups": []}
 
 
 def _name(text: str) -> str:
