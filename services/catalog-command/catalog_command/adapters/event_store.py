@@ -1,0 +1,291 @@
+"""The log, by gRPC. Appends and reads of many requests travel together: a call costs more than what it carries."""
+
+import base64
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Final
+
+import grpc
+from almagest.catalog.events.v1 import product_events_pb2
+from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
+from chassis.buckets import BucketMap
+from chassis.coalescing import Coalescer
+from chassis.errors import DeadlineExceeded, RemoteProblem
+from chassis.ids import uuid7
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.empty_pb2 import Empty
+
+from catalog_command.application.product_log import (
+    NO_REVISION,
+    AppendIdReused,
+    AppendUncertain,
+    History,
+    ProductAppend,
+    StreamConflict,
+    Written,
+)
+from catalog_command.domain.product import Event
+
+BATCH_BYTES: Final = 2 * 1024 * 1024
+"""The appends of one call are at most this large together, well under what a gRPC message may be."""
+REVISION_CONFLICT: Final = "REVISION_CONFLICT"
+APPEND_ID_REUSED: Final = "APPEND_ID_REUSED"
+
+_EMPTY = Empty()
+_EVENT_TYPES: dict[str, Callable[[bytes], Event]] = {
+    message.DESCRIPTOR.full_name: message.FromString
+    for message in (
+        product_events_pb2.ProductCreated,
+        product_events_pb2.ProductDescribed,
+        product_events_pb2.PriceSet,
+        product_events_pb2.ProductPublished,
+        product_events_pb2.ProductUnpublished,
+        product_events_pb2.ProductDiscontinued,
+    )
+}
+# What these say about a write that they answer: it was not begun.
+_NOT_BEGUN = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+
+class UnknownEventType(Exception):
+    """A stream holds an event that this version does not know; to decide without it would be to decide wrongly."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A message that waits for its call, and the time until which an answer to it is of use."""
+
+    message: event_store_pb2.Append
+    deadline: float
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    stream: event_store_pb2.StreamSlice
+    deadline: float
+
+
+class EventStoreProductLog:
+    """Products in the event store: the stream of a product is `product-<product id>`."""
+
+    def __init__(
+        self,
+        stub: event_store_pb2_grpc.EventStoreServiceAsyncStub,
+        *,
+        max_batch: int = 256,
+        in_flight: int = 2,
+        batch_bytes: int = BATCH_BYTES,
+    ) -> None:
+        self._stub = stub
+        self._batch_bytes = batch_bytes
+        self._appends = Coalescer[_Waiting, Written](
+            self._send_appends, max_batch=max_batch, in_flight=in_flight, name="append"
+        )
+        self._reads = Coalescer[_Slice, event_store_pb2.ReadStreamResponse](
+            self._send_reads, max_batch=max_batch, in_flight=in_flight, name="read"
+        )
+
+    async def close(self) -> None:
+        """Refuse what comes, and give up what is in flight."""
+        await self._appends.close()
+        await self._reads.close()
+
+    async def read(self, product_id: str, *, after: int, deadline: float) -> History:
+        """The history of a product after a revision, as the log has it now.
+
+        Raises:
+            UnknownEventType: A newer version has written to the stream.
+        """
+        stream = event_store_pb2.StreamSlice(stream=_stream(product_id), from_revision=after + 1)
+        recorded: list[event_pb2.RecordedEvent] = []
+        while True:
+            response = await self._reads.submit(_Slice(stream, deadline), timeout=_left(deadline))
+            recorded += response.events
+            last = response.last_revision if response.HasField("last_revision") else NO_REVISION
+            # A stream that is too long for one answer comes in several.
+            if not response.events or response.events[-1].revision >= last:
+                return _history(recorded, last)
+            stream.from_revision = response.events[-1].revision + 1
+
+    async def append(self, append: ProductAppend, *, deadline: float) -> Written:
+        """Write events.
+
+        Raises:
+            StreamConflict: The stream is at another revision.
+            AppendIdReused: The append id belongs to another request.
+            AppendUncertain: It is not known whether they were written.
+        """
+        message = _append_message(append)
+        waiting = _Waiting(message, deadline, message.ByteSize())
+        try:
+            written = await self._appends.submit(waiting, timeout=_left(deadline))
+        except DeadlineExceeded:
+            raise AppendUncertain from None
+        return replace(written, append_id=append.append_id, fingerprint=append.fingerprint)
+
+    async def find(self, append_id: str, *, product_id: str, deadline: float) -> Written | None:
+        """The original answer to an append, with its fingerprint; None if there was none."""
+        response = await self._stub.GetAppend(
+            event_store_pb2.GetAppendRequest(append_id=append_id, stream=_stream(product_id)), timeout=_left(deadline)
+        )
+        if not response.HasField("appended"):
+            return None
+        return replace(_written(response.appended), append_id=append_id, fingerprint=response.fingerprint)
+
+    async def _send_appends(self, batch: Sequence[_Waiting]) -> Sequence[Written | Exception]:
+        answers: list[Written | Exception] = []
+        for part in _parts(batch, self._batch_bytes):
+            now = time.monotonic()
+            for waiting in part:
+                waiting.message.timeout.CopyFrom(_duration(waiting.deadline - now))
+            request = event_store_pb2.AppendRequest(appends=[waiting.message for waiting in part])
+            try:
+                response = await self._stub.Append(request, timeout=_longest(part, now))
+            except RemoteProblem as error:
+                answers += [_failed(error)] * len(part)
+            else:
+                answers += [
+                    _written(result.appended)
+                    if result.WhichOneof("outcome") == "appended"
+                    else _failed(RemoteProblem(result.problem))
+                    for result in response.results
+                ]
+        return answers
+
+    async def _send_reads(self, batch: Sequence[_Slice]) -> Sequence[event_store_pb2.ReadStreamResponse | Exception]:
+        request = event_store_pb2.BatchReadStreamsRequest(streams=[waiting.stream for waiting in batch])
+        response = await self._stub.BatchReadStreams(request, timeout=_longest(batch, time.monotonic()))
+        return list(response.streams)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise DeadlineExceeded
+    return left
+
+
+def _longest(batch: Iterable[_Waiting | _Slice], now: float) -> float:
+    """The seconds that a call may take: as long as an answer is of use to one of its items."""
+    return max(max(waiting.deadline for waiting in batch) - now, 0.001)
+
+
+def _parts(batch: Sequence[_Waiting], limit: int) -> Iterable[Sequence[_Waiting]]:
+    """The batch in parts of at most `limit` bytes each, or of one append."""
+    first, size = 0, 0
+    for index, waiting in enumerate(batch):
+        if index > first and size + waiting.size > limit:
+            yield batch[first:index]
+            first, size = index, 0
+        size += waiting.size
+    yield batch[first:]
+
+
+def _failed(error: RemoteProblem) -> Exception:
+    if error.reason == REVISION_CONFLICT:
+        return StreamConflict()
+    if error.reason == APPEND_ID_REUSED:
+        return AppendIdReused()
+    return error if error.code in _NOT_BEGUN else AppendUncertain()
+
+
+def _stream(product_id: str) -> str:
+    return f"product-{product_id}"
+
+
+def _duration(seconds: float) -> Duration:
+    return Duration(nanos=1) if seconds <= 0 else Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+def _append_message(append: ProductAppend) -> event_store_pb2.Append:
+    provenance = append.provenance
+    metadata = event_pb2.EventMetadata(
+        command_id=append.append_id,
+        traceparent=provenance.traceparent,
+        job_id=provenance.job_id,
+        import_line=provenance.import_line,
+        reason=provenance.reason,
+    )
+    message = event_store_pb2.Append(
+        append_id=append.append_id,
+        stream=_stream(append.product_id),
+        events=[
+            event_pb2.NewEvent(
+                event_id=str(uuid7()),
+                type=event.DESCRIPTOR.full_name,
+                payload=event.SerializeToString(),
+                metadata=metadata,
+            )
+            for event in append.events
+        ],
+        fingerprint=append.fingerprint,
+        transaction_token=append.transaction_token,
+        traceparent=provenance.traceparent,
+    )
+    if append.expected_revision == NO_REVISION:
+        message.no_stream.CopyFrom(_EMPTY)
+    else:
+        message.exact_revision = append.expected_revision
+    return message
+
+
+def _written(appended: event_store_pb2.Appended) -> Written:
+    return Written(
+        append_id="",
+        first_revision=appended.first_revision,
+        last_revision=appended.last_revision,
+        consistency_token=_consistency_token(appended.position),
+        replayed=appended.replayed,
+    )
+
+
+def _consistency_token(position: event_pb2.ConsistencyToken) -> str:
+    return base64.urlsafe_b64encode(position.SerializeToString()).rstrip(b"=").decode()
+
+
+def _place(event: event_pb2.RecordedEvent) -> str:
+    return _consistency_token(
+        event_pb2.ConsistencyToken(
+            epoch=BucketMap.epoch, bucket=event.bucket, shard=event.shard, position=event.position
+        )
+    )
+
+
+def _decoded(recorded: event_pb2.RecordedEvent) -> Event:
+    decode = _EVENT_TYPES.get(recorded.type)
+    if decode is None:
+        raise UnknownEventType(f"{recorded.type} at revision {recorded.revision} of {recorded.stream}")
+    return decode(recorded.payload)
+
+
+def _history(recorded: Sequence[event_pb2.RecordedEvent], last_revision: int) -> History:
+    appends: list[Written] = []
+    for command_id, group in groupby(recorded, key=lambda event: event.metadata.command_id):
+        events = list(group)
+        appends.append(
+            Written(
+                append_id=command_id,
+                first_revision=events[0].revision,
+                last_revision=events[-1].revision,
+                consistency_token=_place(events[-1]),
+            )
+        )
+    return History(
+        events=[_decoded(event) for event in recorded],
+        appends=appends,
+        last_revision=recorded[-1].revision if recorded else last_revision,
+        consistency_token=appends[-1].consistency_token if appends else "",
+    )

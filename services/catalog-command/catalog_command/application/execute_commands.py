@@ -1,0 +1,275 @@
+"""Execute commands on a product: load, already done?, decide, append.
+
+The order of the questions matters. A repeated command is answered as it was the first time, so "already done?" comes
+before any refusal: a creation that is sent twice must not hear that the product exists. The log settles this for
+every append by its id, at no cost. What is refused or changes nothing never gets there, so for that the product's
+past is looked at, which the last appends of a folded state mostly tell without a call.
+
+Commands on one product queue up here, within this process: ten writers of one product then make ten appends, not ten
+conflicts. Other replicas are met at the revision check.
+"""
+
+import asyncio
+import random
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from chassis.errors import DeadlineExceeded
+
+from catalog_command.application.errors import CommandIdReused, OutcomeUnknown, RevisionConflict, TooContended
+from catalog_command.application.known_products import UNKNOWN, KnownProduct, KnownProducts
+from catalog_command.application.product_log import (
+    AppendIdReused,
+    AppendUncertain,
+    ProductAppend,
+    ProductLog,
+    Provenance,
+    StreamConflict,
+    Written,
+)
+from catalog_command.domain.commands import CreateProduct, ProductCommand, PutProduct
+from catalog_command.domain.errors import DomainError, ProductNotFound
+from catalog_command.domain.product import Event, decide, fold
+
+ATTEMPTS = 5
+"""How often a decision is made before others are left to have their way."""
+LONGEST_PAUSE = 0.05
+"""Seconds, at most, between a second conflict and the next decision; it doubles with each."""
+APPEND_SHARE = 0.8
+"""The share of the time left that an append gets; the rest is for finding out what became of it."""
+
+
+Refusal = DomainError | RevisionConflict
+"""Why nothing is done, which is as final as the state that it was decided on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """What is to be done to one product, all or none.
+
+    Attributes:
+        expected_revision: the revision that the caller saw; None: whatever it is.
+        deadline: on the clock of `time.monotonic`.
+    """
+
+    command_id: str
+    product_id: str
+    commands: Sequence[ProductCommand]
+    fingerprint: bytes
+    transaction_token: str
+    deadline: float
+    provenance: Provenance
+    expected_revision: int | None = None
+    dry_run: bool = False
+
+    def remaining(self) -> float:
+        """The seconds left.
+
+        Raises:
+            DeadlineExceeded: None are.
+        """
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded
+        return left
+
+    def deadline_of(self, share: float) -> float:
+        """When a share of the time left is over."""
+        return self.deadline - self.remaining() * (1 - share)
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What was done, and where the product stands.
+
+    Attributes:
+        consistency_token: where its last change stands in the log; empty on a dry run that would change something.
+        replayed: it had been done before, and this is the original answer.
+    """
+
+    revision: int
+    consistency_token: str
+    changed: bool = False
+    created: bool = False
+    replayed: bool = False
+
+
+class ExecuteCommands:
+    """The use case. It lives as long as the process, which remembers products through it."""
+
+    def __init__(self, *, log: ProductLog, products: KnownProducts) -> None:
+        self._log = log
+        self._products = products
+        self._queues: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    async def __call__(self, request: Execute) -> Executed:
+        """Do it.
+
+        Raises:
+            DomainError: The domain refuses it.
+            RevisionConflict: The product is not at the revision that the caller saw.
+            CommandIdReused: The command id belongs to another request.
+            TooContended: Others were faster, each time.
+            OutcomeUnknown: It may have been written; the same command id can safely be sent again.
+            ChassisError: The log cannot be reached, or there is no time left. Nothing was written.
+        """
+        queue = self._queues.get(request.product_id)
+        if queue is None:
+            queue = self._queues[request.product_id] = asyncio.Lock()
+            await queue.acquire()
+        else:
+            try:
+                async with asyncio.timeout(request.remaining()):
+                    await queue.acquire()
+            except TimeoutError:
+                raise DeadlineExceeded from None
+        try:
+            return await self._execute(request)
+        finally:
+            queue.release()
+
+    async def _execute(self, request: Execute) -> Executed:
+        known, current = await self._first_look(request)
+        for attempt in range(ATTEMPTS):
+            done = known.append_of(request.command_id)
+            if done is not None:
+                return await self._original(request, done)
+            decision = _decision(request, known)
+            if not current and not _is_to_be_written(decision, request):
+                known, current = await self._looked_up(request, known), True
+                decision = _decision(request, known)
+            if not _is_to_be_written(decision, request):
+                return await self._unwritten(request, known, decision)
+            try:
+                return await self._append(request, known, decision)
+            except StreamConflict:
+                if attempt:
+                    pause = LONGEST_PAUSE * 2 ** (attempt - 1)
+                    await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - jitter is no secret
+                known, current = await self._looked_up(request, known), True
+        raise TooContended(ATTEMPTS)
+
+    async def _first_look(self, request: Execute) -> tuple[KnownProduct, bool]:
+        """What to decide on at first, and whether it is what the log has now."""
+        known = self._products.get(request.product_id)
+        if known is not None:
+            return known, False
+        # A creation is most often of something new: it is decided blindly, and the log corrects it.
+        if _may_create(request) and not request.dry_run and request.expected_revision is None:
+            return UNKNOWN, False
+        return await self._looked_up(request, UNKNOWN), True
+
+    async def _looked_up(self, request: Execute, known: KnownProduct) -> KnownProduct:
+        """The product as the log has it now."""
+        history = await self._log.read(request.product_id, after=known.revision, deadline=request.deadline)
+        known = known.followed_by(history)
+        self._products.put(request.product_id, known)
+        return known
+
+    async def _unwritten(self, request: Execute, known: KnownProduct, decision: Sequence[Event] | Refusal) -> Executed:
+        """The answer to what is refused, changes nothing, or is only asked for trial."""
+        done = known.append_of(request.command_id)
+        if done is None and not known.all_appends:
+            done = await self._find(request)
+        if done is not None:
+            return await self._original(request, done)
+        if isinstance(decision, Refusal):
+            raise decision
+        if not decision:
+            return Executed(known.revision, known.consistency_token)
+        return Executed(known.revision + len(decision), "", changed=True, created=known.revision < 0)
+
+    async def _append(self, request: Execute, known: KnownProduct, events: Sequence[Event]) -> Executed:
+        append = ProductAppend(
+            append_id=request.command_id,
+            product_id=request.product_id,
+            expected_revision=known.revision,
+            events=events,
+            fingerprint=request.fingerprint,
+            transaction_token=request.transaction_token,
+            provenance=request.provenance,
+        )
+        ours = False
+        try:
+            try:
+                written = await self._log.append(append, deadline=request.deadline_of(APPEND_SHARE))
+            except AppendUncertain:
+                found = await self._resolved(request)
+                if found is not None:
+                    written, ours = found, True
+                else:
+                    # Sending it again is safe: whichever of the two comes first is written, the other gets its answer.
+                    written, ours = await self._log.append(append, deadline=request.deadline), True
+        except AppendUncertain:
+            raise OutcomeUnknown from None
+        except AppendIdReused:
+            raise CommandIdReused from None
+        if written.replayed or ours:
+            # What was written then was decided on another state than the one known here.
+            self._products.forget(request.product_id)
+            _require_fingerprint(request, written)
+        else:
+            self._products.put(request.product_id, known.written(events, written))
+        return _executed(written, replayed=written.replayed and not ours)
+
+    async def _resolved(self, request: Execute) -> Written | None:
+        """What became of an append that was not answered: its answer, or None if it is not written so far."""
+        try:
+            return await self._find(request)
+        except Exception:  # noqa: BLE001 - whatever keeps the log from saying, the outcome stays unknown
+            raise AppendUncertain from None
+
+    async def _find(self, request: Execute) -> Written | None:
+        return await self._log.find(request.command_id, product_id=request.product_id, deadline=request.deadline)
+
+    async def _original(self, request: Execute, done: Written) -> Executed:
+        """The answer that the same command got the first time."""
+        if done.fingerprint is None:
+            done = await self._find(request) or done
+        _require_fingerprint(request, done)
+        return _executed(done, replayed=True)
+
+
+def _executed(written: Written, *, replayed: bool) -> Executed:
+    return Executed(
+        revision=written.last_revision,
+        consistency_token=written.consistency_token,
+        changed=True,
+        created=written.first_revision == 0,
+        replayed=replayed,
+    )
+
+
+def _may_create(request: Execute) -> bool:
+    return isinstance(request.commands[0], CreateProduct | PutProduct)
+
+
+def _require_fingerprint(request: Execute, written: Written) -> None:
+    if written.fingerprint is not None and written.fingerprint != request.fingerprint:
+        raise CommandIdReused
+
+
+def _is_to_be_written(decision: Sequence[Event] | Refusal, request: Execute) -> TypeGuard[Sequence[Event]]:
+    return not request.dry_run and not isinstance(decision, Refusal) and bool(decision)
+
+
+def _decision(request: Execute, known: KnownProduct) -> Sequence[Event] | Refusal:
+    """The events of the request's commands, one after the other; or why one, and so all of them, are refused."""
+    if request.expected_revision is not None and request.expected_revision != known.revision:
+        if known.revision < 0 and not _may_create(request):
+            return ProductNotFound()
+        return RevisionConflict(expected=request.expected_revision, actual=known.revision)
+    product, events = known.product, list[Event]()
+    for index, command in enumerate(request.commands):
+        try:
+            decided = decide(product, command)
+        except DomainError as error:
+            error.command = index
+            return error
+        events += decided
+        if index + 1 < len(request.commands):
+            product = fold(product, decided)
+    return events
