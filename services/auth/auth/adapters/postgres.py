@@ -1,0 +1,302 @@
+"""People, sessions and signing keys in Postgres, through sharded sessions.
+
+Every use case's writes happen on one shard in one transaction, so no commit ever spans two.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from uuid import UUID
+
+from chassis.buckets import bucket_of
+from sqlalchemy import delete, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import undefer
+
+from auth.adapters.sharding import Shards
+from auth.adapters.tables import CommandRow, SessionRow, SigningKeyRow, UsedTokenRow, UserRow
+from auth.application.people import Credentials
+from auth.application.sessions import Standing
+from auth.domain.concealed import PasswordHash
+from auth.domain.errors import EmailTaken
+from auth.domain.identifiers import stamped
+from auth.domain.keys import KeyState, SigningKey
+from auth.domain.people import Registration, Role, User
+from auth.domain.sessions import Session
+
+_KEYS_LOCK = 0x616C6D61_6B657973  # "almakeys": this database's advisory lock for changes of signing keys
+_RECENT_SECONDS = 1.0
+_MOST_RECENT = 10_000
+
+Sessionmaker = async_sessionmaker[AsyncSession]
+
+
+class PostgresPeople:
+    """People, each on the shard of their e-mail address."""
+
+    def __init__(self, sessions: Sessionmaker, *, fresh_id: Callable[[], UUID]) -> None:
+        self._sessions = sessions
+        self._fresh_id = fresh_id
+
+    async def claim(self, command_id: UUID, fingerprint: bytes, *, now: datetime) -> bytes:
+        """Bind a command id to a request. Answers the fingerprint that it is bound to, now or since before."""
+        row = CommandRow(id=command_id, fingerprint=fingerprint, created_at=now)
+        async with self._sessions.begin() as session:
+            bound = select(CommandRow.fingerprint).where(CommandRow.id == command_id)
+            found = await session.scalar(bound)
+            if found is not None:
+                return found
+            try:
+                async with session.begin_nested():
+                    session.add(row)
+            except IntegrityError:
+                return (await session.scalars(bound)).one()
+            return fingerprint
+
+    async def made_by(self, command_id: UUID, *, email: str) -> User | None:
+        """The person with this e-mail address, if this command created them."""
+        async with self._sessions.begin() as session:
+            row = await session.scalar(select(UserRow).where(UserRow.email == email, UserRow.command_id == command_id))
+        return _user(row)
+
+    async def add(
+        self, registration: Registration, password_hash: PasswordHash, *, command_id: UUID, now: datetime
+    ) -> User:
+        """Keep a new person, under a new id that carries their bucket. The same command again answers the person that it created.
+
+        Raises:
+            EmailTaken: by someone whom another command created.
+        """
+        row = UserRow(
+            id=stamped(self._fresh_id(), bucket_of(registration.email)),
+            email=registration.email,
+            first_name=registration.first_name,
+            last_name=registration.last_name,
+            roles=sorted(registration.roles),
+            command_id=command_id,
+            created_at=now,
+            _password_hash=password_hash,
+        )
+        try:
+            async with self._sessions.begin() as session:
+                session.add(row)
+        except IntegrityError:
+            made = await self.made_by(command_id, email=registration.email)
+            if made is None:
+                raise EmailTaken from None
+            return made
+        return _known(row)
+
+    async def by_id(self, user_id: UUID) -> User | None:
+        """The person with this id."""
+        async with self._sessions.begin() as session:
+            return _user(await session.get(UserRow, user_id))
+
+    async def by_email(self, email: str) -> User | None:
+        """The person with this address, which is normalised."""
+        async with self._sessions.begin() as session:
+            return _user(await session.scalar(select(UserRow).where(UserRow.email == email)))
+
+    async def credentials(self, email: str) -> Credentials | None:
+        """The person with this address, and their password hash."""
+        wanted = select(UserRow).where(UserRow.email == email).options(undefer(UserRow._password_hash))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        async with self._sessions.begin() as session:
+            row = await session.scalar(wanted)
+            if row is None:
+                return None
+            return Credentials(user=_known(row), password_hash=row._password_hash)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    async def replace_hash(self, user_id: UUID, *, old: PasswordHash, new: PasswordHash) -> None:
+        """Replace a password hash, unless it has changed meanwhile."""
+        column = UserRow.__table__.c.password_hash
+        change = update(UserRow).where(UserRow.id == user_id, column == old).values({column: new})
+        async with self._sessions.begin() as session:
+            await session.execute(change, execution_options={"synchronize_session": False})
+
+
+class PostgresFamily:
+    """A session whose row is locked."""
+
+    def __init__(self, session: AsyncSession, row: SessionRow, user: User) -> None:
+        self._session = session
+        self._row = row
+        self.user = user
+
+    @property
+    def session(self) -> Session:
+        """The session as it stands."""
+        return _session(self._row)
+
+    async def used_before(self, token_hash: bytes) -> bool:
+        """Whether the token was good once."""
+        used = select(UsedTokenRow.token_hash).where(
+            UsedTokenRow.session_id == self._row.id, UsedTokenRow.token_hash == token_hash
+        )
+        return await self._session.scalar(used) is not None
+
+    async def replace(self, token_hash: bytes) -> None:
+        """Make another token the good one, and remember the present one as used."""
+        self._session.add(UsedTokenRow(session_id=self._row.id, token_hash=self._row.token_hash))
+        self._row.token_hash = token_hash
+        await self._session.flush()
+
+    async def revoke(self, now: datetime) -> None:
+        """End the session."""
+        self._row.revoked_at = now
+        await self._session.flush()
+
+
+class PostgresSessions:
+    """Sessions, each on the shard of its person."""
+
+    def __init__(self, sessions: Sessionmaker) -> None:
+        self._sessions = sessions
+        self._recent: dict[UUID, tuple[float, Standing | None]] = {}
+
+    async def start(self, session: Session) -> None:
+        """Keep a new session, and forget the person's past ones."""
+        past = delete(SessionRow).where(
+            SessionRow.user_id == session.user_id, SessionRow.expires_at <= session.started_at
+        )
+        async with self._sessions.begin() as unit:
+            await unit.execute(past, execution_options={"synchronize_session": False})
+            unit.add(
+                SessionRow(
+                    id=session.id,
+                    user_id=session.user_id,
+                    token_hash=session.token_hash,
+                    started_at=session.started_at,
+                    expires_at=session.expires_at,
+                    revoked_at=session.revoked_at,
+                )
+            )
+
+    @asynccontextmanager
+    async def locked(self, session_id: UUID) -> AsyncIterator[PostgresFamily | None]:
+        """The session, for changes by one at a time, committed at the end."""
+        wanted = (
+            select(SessionRow, UserRow)
+            .join(UserRow, UserRow.id == SessionRow.user_id)
+            .where(SessionRow.id == session_id)
+            .with_for_update(of=SessionRow)
+        )
+        async with self._sessions.begin() as unit:
+            found = (await unit.execute(wanted)).one_or_none()
+            yield None if found is None else PostgresFamily(unit, found[0], _known(found[1]))
+        self._recent.pop(session_id, None)
+
+    async def standing(self, session_id: UUID) -> Standing | None:
+        """The session, as it stood a second ago at most."""
+        now = time.monotonic()
+        recent = self._recent.get(session_id)
+        if recent is not None and now - recent[0] < _RECENT_SECONDS:
+            return recent[1]
+        wanted = (
+            select(SessionRow, UserRow)
+            .join(UserRow, UserRow.id == SessionRow.user_id)
+            .where(SessionRow.id == session_id)
+        )
+        async with self._sessions.begin() as unit:
+            found = (await unit.execute(wanted)).one_or_none()
+        standing = None if found is None else Standing(session=_session(found[0]), user=_known(found[1]))
+        self._recent.pop(session_id, None)
+        while len(self._recent) >= _MOST_RECENT:
+            del self._recent[next(iter(self._recent))]
+        self._recent[session_id] = (now, standing)
+        return standing
+
+
+class PostgresKeyLedger:
+    """The signing keys in a transaction that holds their lock."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def keys(self) -> Sequence[SigningKey]:
+        """All of them, in order of creation."""
+        return await _keys(self._session)
+
+    async def add(self, key: SigningKey) -> None:
+        """Keep a new key."""
+        self._session.add(
+            SigningKeyRow(
+                kid=key.kid,
+                public_key=key.public_key,
+                sealed_private_key=key.sealed_private_key,
+                state=key.state,
+                created_at=key.created_at,
+                retired_at=key.retired_at,
+            )
+        )
+        await self._session.flush()
+
+    async def move(self, kid: str, state: KeyState, *, now: datetime) -> None:
+        """Put a key into its next state."""
+        row = await self._session.get_one(SigningKeyRow, kid)
+        row.state = state
+        row.retired_at = now if state is KeyState.RETIRED else None
+        await self._session.flush()
+
+
+class PostgresSigningKeys:
+    """Signing keys, all on the first shard."""
+
+    def __init__(self, sessions: Sessionmaker, shards: Shards) -> None:
+        self._sessions = sessions
+        self._home = shards.of_bucket(0)
+
+    @asynccontextmanager
+    async def exclusively(self) -> AsyncIterator[PostgresKeyLedger]:
+        """One replica at a time; committed at the end."""
+        lock = text("SELECT pg_advisory_xact_lock(:key)")
+        async with self._sessions.begin() as session:
+            await session.execute(lock, {"key": _KEYS_LOCK}, bind_arguments={"shard_id": self._home})
+            yield PostgresKeyLedger(session)
+
+    async def all(self) -> Sequence[SigningKey]:
+        """All keys, in order of creation."""
+        async with self._sessions.begin() as session:
+            return await _keys(session)
+
+
+async def _keys(session: AsyncSession) -> Sequence[SigningKey]:
+    rows = await session.scalars(select(SigningKeyRow).order_by(SigningKeyRow.created_at, SigningKeyRow.kid))
+    return [
+        SigningKey(
+            kid=row.kid,
+            public_key=row.public_key,
+            sealed_private_key=row.sealed_private_key,
+            state=KeyState(row.state),
+            created_at=row.created_at,
+            retired_at=row.retired_at,
+        )
+        for row in rows
+    ]
+
+
+def _user(row: UserRow | None) -> User | None:
+    return None if row is None else _known(row)
+
+
+def _known(row: UserRow) -> User:
+    return User(
+        id=row.id,
+        email=row.email,
+        first_name=row.first_name,
+        last_name=row.last_name,
+        roles=frozenset(Role(role) for role in row.roles),
+        created_at=row.created_at,
+    )
+
+
+def _session(row: SessionRow) -> Session:
+    return Session(
+        id=row.id,
+        user_id=row.user_id,
+        token_hash=row.token_hash,
+        started_at=row.started_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )

@@ -1,0 +1,127 @@
+"""The rows of the users databases, and which of their columns lead to a shard."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NoReturn
+from uuid import UUID
+
+from chassis.buckets import bucket_of
+from sqlalchemy import DateTime, Dialect, ForeignKey, LargeBinary, Text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from auth.domain.concealed import PasswordHash
+from auth.domain.identifiers import bucket_in
+
+BUCKET = "bucket"
+"""Key in a column's `info`: the function from its value to the bucket of the row."""
+HOME = "home_bucket"
+"""Key in a table's `info`: the one bucket of all its rows."""
+
+
+def _of_command(command_id: UUID) -> int:
+    return bucket_of(str(command_id))
+
+
+_BY_ID: dict[Any, Callable[[UUID], int]] = {BUCKET: bucket_in}
+_BY_EMAIL: dict[Any, Callable[[str], int]] = {BUCKET: bucket_of}
+_BY_COMMAND: dict[Any, Callable[[UUID], int]] = {BUCKET: _of_command}
+
+
+class _HashText(TypeDecorator[PasswordHash]):
+    """A password hash, concealed from the moment it leaves the driver."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: PasswordHash | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.reveal()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> PasswordHash | None:
+        return None if value is None else PasswordHash(value)
+
+    def process_literal_param(self, value: PasswordHash | None, dialect: Dialect) -> NoReturn:
+        raise TypeError("a password hash is never written into the text of a statement")
+
+
+class Row(DeclarativeBase):
+    """The metadata of the users databases."""
+
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own protocol
+        str: Text(),
+        datetime: DateTime(timezone=True),
+        bytes: LargeBinary(),
+        list[str]: ARRAY(Text()),
+        PasswordHash: _HashText(),
+    }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+    def __reduce_ex__(self, protocol: object, /) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} is never serialised")
+
+
+class UserRow(Row):
+    """A person."""
+
+    __tablename__ = "users"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, info=_BY_ID)
+    email: Mapped[str] = mapped_column(unique=True, info=_BY_EMAIL)
+    first_name: Mapped[str]
+    last_name: Mapped[str]
+    roles: Mapped[list[str]]
+    command_id: Mapped[UUID] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    # Not even fetched unless a query asks for it by name; an attribute access that would fetch it raises.
+    _password_hash: Mapped[PasswordHash] = mapped_column("password_hash", deferred=True, deferred_raiseload=True)
+
+
+class SessionRow(Row):
+    """A session. It lives where its person lives."""
+
+    __tablename__ = "sessions"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, info=_BY_ID)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True, info=_BY_ID)
+    token_hash: Mapped[bytes]
+    started_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class UsedTokenRow(Row):
+    """The hash of a refresh token that was good once."""
+
+    __tablename__ = "used_refresh_tokens"
+
+    session_id: Mapped[UUID] = mapped_column(
+        ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True, info=_BY_ID
+    )
+    token_hash: Mapped[bytes] = mapped_column(primary_key=True)
+
+
+class CommandRow(Row):
+    """The request that a command id is bound to. It lives in the bucket of the command id."""
+
+    __tablename__ = "commands"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, info=_BY_COMMAND)
+    fingerprint: Mapped[bytes]
+    created_at: Mapped[datetime]
+
+
+class SigningKeyRow(Row):
+    """A key pair. All of them live in the first shard."""
+
+    __tablename__ = "signing_keys"
+    __table_args__ = {"info": {HOME: 0}}  # noqa: RUF012 - SQLAlchemy's own protocol
+
+    kid: Mapped[str] = mapped_column(primary_key=True)
+    public_key: Mapped[bytes]
+    sealed_private_key: Mapped[bytes]
+    state: Mapped[str]
+    created_at: Mapped[datetime]
+    retired_at: Mapped[datetime | None]

@@ -1,0 +1,77 @@
+"""Signing keys: made on the first start, rotated on request, the same for every replica."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from auth.application.people import Clock
+from auth.domain.keys import KeyState, Rotation, SigningKey, decide_first_keys, decide_rotation
+
+
+class KeyLedger(Protocol):
+    """The signing keys while nobody else changes them."""
+
+    async def keys(self) -> Sequence[SigningKey]:
+        """All of them, in order of creation."""
+        ...
+
+    async def add(self, key: SigningKey) -> None:
+        """Keep a new key."""
+        ...
+
+    async def move(self, kid: str, state: KeyState, *, now: datetime) -> None:
+        """Put a key into its next state."""
+        ...
+
+
+class SigningKeys(Protocol):
+    """Where signing keys are kept."""
+
+    def exclusively(self) -> AbstractAsyncContextManager[KeyLedger]:
+        """One replica at a time; committed at the end."""
+        ...
+
+    async def all(self) -> Sequence[SigningKey]:
+        """All keys, in order of creation."""
+        ...
+
+
+class Forge(Protocol):
+    """Makes keys."""
+
+    def make(self, state: KeyState, *, now: datetime) -> SigningKey:
+        """A new key pair, sealed."""
+        ...
+
+
+async def ensure_signing_keys(*, keys: SigningKeys, forge: Forge, clock: Clock) -> Sequence[SigningKey]:
+    """The signing keys, made if there are none yet. Replicas that start at once agree on the same ones."""
+    async with keys.exclusively() as ledger:
+        await _apply(decide_first_keys(await ledger.keys()), ledger=ledger, forge=forge, now=clock())
+        return await ledger.keys()
+
+
+async def rotate_signing_keys(
+    *, keys: SigningKeys, forge: Forge, clock: Clock, published_for: timedelta
+) -> Sequence[SigningKey]:
+    """Let the waiting key sign from now on.
+
+    Raises:
+        NextKeyTooYoung: it was published for less than `published_for`.
+    """
+    async with keys.exclusively() as ledger:
+        now = clock()
+        rotation = decide_rotation(await ledger.keys(), now=now, published_for=published_for)
+        await _apply(rotation, ledger=ledger, forge=forge, now=now)
+        return await ledger.keys()
+
+
+async def _apply(rotation: Rotation, *, ledger: KeyLedger, forge: Forge, now: datetime) -> None:
+    # Retired first: the database knows that only one key is active, and only one is next, at any moment.
+    for kid in rotation.retire:
+        await ledger.move(kid, KeyState.RETIRED, now=now)
+    for kid in rotation.activate:
+        await ledger.move(kid, KeyState.ACTIVE, now=now)
+    for state in rotation.make:
+        await ledger.add(forge.make(state, now=now))

@@ -1,0 +1,1 @@
+"""What people, passwords, sessions, tokens and keys are. No clock, no randomness, no I/O."""

@@ -1,0 +1,109 @@
+"""What can be wrong, by name. The sentences are what a client reads."""
+
+from collections.abc import Collection, Sequence
+
+
+class AuthError(Exception):
+    """Any refusal of this service."""
+
+
+class InvalidFields(AuthError):
+    """Fields of a request are wrong; all of them are named at once."""
+
+    def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{field}: {description}" for field, description in violations))
+        self.violations = tuple(violations)
+
+
+class EmailTaken(AuthError):
+    """Someone has this e-mail address already."""
+
+    def __init__(self) -> None:
+        super().__init__("This e-mail address is taken.")
+
+
+class CommandReused(AuthError):
+    """A command id came again with another request."""
+
+    def __init__(self) -> None:
+        super().__init__("This command id was used for another request.")
+
+
+class UnknownPerson(AuthError):
+    """There is no such person."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no such person.")
+
+
+class NotAboutYou(AuthError):
+    """Someone asked about another person without being allowed to."""
+
+    def __init__(self) -> None:
+        super().__init__("Without the scope users:read you may only ask about yourself.")
+
+
+class InvalidCredentials(AuthError):
+    """The e-mail address or the password is wrong. Which one is not told, in words or in time."""
+
+    def __init__(self) -> None:
+        super().__init__("The e-mail address or the password is wrong.")
+
+
+class InvalidRefreshToken(AuthError):
+    """The refresh token is none of ours."""
+
+    def __init__(self) -> None:
+        super().__init__("The refresh token is not valid. Log in again.")
+
+
+class RefreshTokenReused(AuthError):
+    """A refresh token came twice, so one of the two came from a thief; the session is over for both."""
+
+    def __init__(self) -> None:
+        super().__init__("The refresh token was used before, so its session has been ended. Log in again.")
+
+
+class SessionEnded(AuthError):
+    """The session was logged out, revoked, or reached its end."""
+
+    def __init__(self) -> None:
+        super().__init__("The session has ended. Log in again.")
+
+
+class InvalidAccessToken(AuthError):
+    """The access token is forged, garbled, or meant for something else."""
+
+    def __init__(self) -> None:
+        super().__init__("The access token is not valid.")
+
+
+class AccessTokenExpired(AuthError):
+    """The access token was valid once."""
+
+    def __init__(self) -> None:
+        super().__init__("The access token has expired. Refresh the session.")
+
+
+class ScopesNotHeld(AuthError):
+    """A token was wanted for scopes that the person does not have."""
+
+    def __init__(self, scopes: Collection[str]) -> None:
+        self.scopes = tuple(sorted(scopes))
+        super().__init__(f"The person does not hold: {', '.join(self.scopes)}.")
+
+
+class NextKeyTooYoung(AuthError):
+    """The next signing key was not published for long enough to be used."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The next signing key was published too recently: others may not know it yet. Try again later."
+        )
+
+
+class TooManyLogins(AuthError):
+    """More passwords wait to be checked than can be checked in time."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many people are logging in at once. Try again in a moment.")

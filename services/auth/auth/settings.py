@@ -1,0 +1,42 @@
+"""What the auth service is told by its environment."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from chassis.settings import DatabaseSettings
+from pydantic import Field
+
+
+class Settings(DatabaseSettings):
+    """Databases, key-encryption key, and how long what we issue is good for."""
+
+    key_encryption_key_file: Path | None = None
+    """32 random bytes in base64, kept apart from the databases and their backups. Needed by everything but `migrate`."""
+    access_token_seconds: int = Field(default=600, ge=10, le=3600)
+    session_seconds: int = Field(default=14 * 24 * 3600, ge=60)
+    """When a session ends at the latest, however often it is refreshed."""
+    transaction_token_seconds: int = Field(default=60, ge=5, le=60)
+    key_publication_seconds: int = Field(default=600, ge=0)
+    """How long a signing key is published before it may sign: longer than any verifier keeps the key set without asking again."""
+    key_refresh_seconds: float = Field(default=10, gt=0)
+    """How often a replica looks whether another one has rotated the signing keys."""
+
+    @property
+    def access_lifetime(self) -> timedelta:
+        """How long an access token is good for."""
+        return timedelta(seconds=self.access_token_seconds)
+
+    @property
+    def session_lifetime(self) -> timedelta:
+        """How long a session may go on."""
+        return timedelta(seconds=self.session_seconds)
+
+    @property
+    def transaction_lifetime(self) -> timedelta:
+        """How long a transaction token is good for."""
+        return timedelta(seconds=self.transaction_token_seconds)
+
+    @property
+    def key_overlap(self) -> timedelta:
+        """How long a retired key stays published: as long as what it signed last, and as what verifiers may have cached."""
+        return self.access_lifetime + timedelta(seconds=self.key_publication_seconds)
