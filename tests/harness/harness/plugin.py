@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from almagest_cli.local.authority import LocalAuthority
-from almagest_cli.local.postgres import OWNER, EmbeddedPostgres
+from almagest_cli.local.databases import OWNER
+from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.local.valkey import EmbeddedValkey
 
+from harness.running import RunningSystem, running_system
 from harness.tokens import TransactionTokens
 
 
@@ -79,3 +81,13 @@ def identity(authority: LocalAuthority) -> Callable[[str], Path]:
 def transaction_tokens() -> TransactionTokens:
     """Signs transaction tokens with a key of this run; `.jwks` are the bytes that verify them."""
     return TransactionTokens()
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    """The whole system, one per xdist worker: gateway URL, CA, admin, and ways to kill and start its processes.
+
+    For a test that must have one of its own: `with harness.running.running_system(tmp_path) as system`.
+    """
+    with running_system(tmp_path_factory.mktemp("system") / "state") as running:
+        yield running

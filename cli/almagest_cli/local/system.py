@@ -1,0 +1,421 @@
+"""The whole system on one machine: what `almagest up`, `down`, `status` and `reset` do, and what the end-to-end tests
+start.
+
+Every process is detached and known by its pid file, so each command finds what an earlier one started. Starting is
+idempotent: what runs stays, what is missing is started. When something cannot be started, whatever this attempt
+started is stopped again.
+"""
+
+import base64
+import contextlib
+import fcntl
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import orjson
+
+from almagest_cli.local import accounts, layout
+from almagest_cli.local.authority import LocalAuthority
+from almagest_cli.local.daemons import Daemon, write_private
+from almagest_cli.local.databases import OWNER, Databases, ExternalPostgres, Passwords
+from almagest_cli.local.errors import LocalError, NotReadyError, ProcessDiedError
+from almagest_cli.local.layout import AUTH, GATEWAY, SERVICES, WORKLOADS, Places, Ports, Service
+from almagest_cli.local.ports import require_free
+from almagest_cli.local.postgres import EmbeddedPostgres
+from almagest_cli.local.probes import Probe
+from almagest_cli.local.valkey import EmbeddedValkey
+
+ADMIN_EMAIL = "admin@localhost"
+POSTGRES = "postgres"
+VALKEY = "valkey"
+CERTIFICATES = "certificates"
+"""The small process that renews identities."""
+
+_ONE_OFF_SECONDS = 300
+
+Report: TypeAlias = Callable[[str, str], None]
+"""Called with a process's name and what happens to it: `starting`, `migrating`, `ready`, `stopped`."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The first admin."""
+
+    email: str
+    password: str | None
+    """None when the admin was there before: then nobody here knows it."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A system that is ready."""
+
+    url: str
+    ca: Path
+    admin: Credentials
+    already_running: bool
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error: another part failed first
+    """This part of the start was given up because another failed."""
+
+
+class System:
+    """Almagest below one state directory.
+
+    Args:
+        state: the directory, made when the system starts.
+        ports: where to listen; by default as last time, or else the usual ports.
+        shards: how many databases for events, read models and users; by default as last time, or else two. Fixed once
+            there is data.
+        report: told of each step.
+    """
+
+    def __init__(
+        self, state: Path, *, ports: Ports | None = None, shards: int | None = None, report: Report | None = None
+    ) -> None:
+        self.places = Places(state.absolute())
+        described = self._described()
+        self._last_ports = _ports(described)
+        self.ports = ports or self._last_ports or Ports.usual()
+        known = described.get("shards")
+        if isinstance(known, int) and shards not in {None, known}:
+            raise LocalError(
+                f"The data in {self.places.state} has {known} shards, not {shards}. Their number cannot change under "
+                "data: leave --shards out, or `almagest reset` first."
+            )
+        self.shards = shards or (known if isinstance(known, int) else 2)
+        self._report: Report = report or (lambda _name, _state: None)
+        self._cancelled = threading.Event()
+        self._started: list[Daemon] = []
+        self._postgres = EmbeddedPostgres(self.places.state / POSTGRES, log=self.places.log(POSTGRES))
+        self._valkey = EmbeddedValkey(self.places.state / VALKEY, log=self.places.log(VALKEY))
+        self._all: Mapping[str, Daemon] = {
+            POSTGRES: self._postgres.daemon,
+            VALKEY: self._valkey.daemon,
+            **{
+                name: Daemon(name, pid_file=self.places.pid(name), log_file=self.places.log(name))
+                for name in (CERTIFICATES, *(row.name for row in SERVICES))
+            },
+        }
+
+    @property
+    def url(self) -> str:
+        """Where the gateway is."""
+        return f"https://localhost:{self.ports.gateway}"
+
+    def daemons(self) -> Mapping[str, Daemon]:
+        """Every process of the system by name, running or not, servers first."""
+        theirs = {
+            name
+            for name, variable in ((POSTGRES, "ALMAGEST_POSTGRES_URL"), (VALKEY, "ALMAGEST_REDIS_URL"))
+            if os.environ.get(variable)
+        }
+        return {name: daemon for name, daemon in self._all.items() if name not in theirs}
+
+    def probe(self, name: str) -> Probe:
+        """What tells whether a service is ready."""
+        if name == GATEWAY:
+            return Probe(self.ports.gateway, ca=self.places.ca)
+        return Probe(self.ports.http[name])
+
+    def up(self, *, timeout: float = 90) -> Started:
+        """Start what does not run, and wait until every service says that it is ready, each at most `timeout` seconds.
+
+        Raises:
+            LocalError: saying which part failed and why, with its log. What this call started is stopped again.
+        """
+        accounts.make_passage(self.places.state)
+        with self._exclusively():
+            self._started.clear()
+            self._cancelled.clear()
+            missing = {name for name, daemon in self.daemons().items() if daemon.process() is None}
+            services = {row.name for row in SERVICES}
+            if self._last_ports not in (None, self.ports) and services - missing:
+                raise LocalError("Almagest runs on other ports than these. `almagest down` first.")
+            try:
+                for name in sorted(services & missing):
+                    require_free(name, self.ports.of(name))
+                admin = self._up(missing, timeout=timeout)
+            except BaseException:
+                self._cancelled.set()
+                self._stop_all(reversed(self._started))
+                raise
+            return Started(url=self.url, ca=self.places.ca, admin=admin, already_running=not missing)
+
+    def down(self) -> list[str]:
+        """Stop everything, the door first and the servers last; answers the names of what ran."""
+        if not self.places.state.is_dir():
+            return []
+        with self._exclusively():
+            # All that may run, also servers that a changed environment no longer asks for.
+            running = [daemon for daemon in self._all.values() if daemon.process() is not None]
+            self._stop_all(reversed(running))
+            return [daemon.name for daemon in running]
+
+    def reset(self) -> None:
+        """Stop everything and forget all data, identities and passwords. Databases of an external Postgres stay."""
+        self.down()
+        for path in self.places.everything():
+            accounts.remove(path)
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            # Whatever else lies there is not ours.
+            self.places.state.rmdir()
+
+    def start(self, name: str, *, timeout: float = 90) -> None:
+        """Start one process of a system that was started before, and wait until it is ready."""
+        if name == POSTGRES:
+            self._postgres.start()
+        elif name == VALKEY:
+            self._valkey.start()
+        elif name == CERTIFICATES:
+            self._start_renewal()
+        else:
+            row = layout.service(name)
+            require_free(name, self.ports.of(name))
+            self._launch(row, self._environment(row, self._databases(), self._redis_url()))
+            self._await_ready(row, timeout=timeout)
+
+    def kill(self, name: str) -> None:
+        """End one process as a crash would: SIGKILL."""
+        self._all[name].kill()
+
+    def _up(self, missing: set[str], *, timeout: float) -> Credentials:
+        places = self.places
+        authority = LocalAuthority(places.authority)
+        for workload in WORKLOADS:
+            authority.ensure(workload)
+        if GATEWAY in missing:
+            authority.issue_web()
+        if not places.key_encryption_key.exists():
+            places.key_encryption_key.parent.mkdir(mode=0o700, exist_ok=True)
+            write_private(places.key_encryption_key, base64.b64encode(secrets.token_bytes(32)))
+        for directory in (places.logs, places.traces):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        self._describe()
+        if CERTIFICATES in missing:
+            self._start_renewal()
+        redis_url = self._start_valkey(missing)
+        databases = self._start_postgres(missing)
+        if any(row.databases and row.name in missing for row in SERVICES):
+            databases.ensure({name: (row.module,) for row in SERVICES for name in row.database_names(self.shards)})
+        with ThreadPoolExecutor(max_workers=len(SERVICES)) as pool:
+            parts = {
+                row.name: pool.submit(
+                    self._bring_up, row, databases, redis_url, missing=row.name in missing, timeout=timeout
+                )
+                for row in SERVICES
+            }
+            try:
+                done, _ = wait(parts.values(), return_when="FIRST_EXCEPTION")
+            except BaseException:
+                self._cancelled.set()
+                raise
+            if any(part.exception() for part in done):
+                self._cancelled.set()
+        self._raise_cause(parts)
+        return self._admin_to_show()
+
+    @staticmethod
+    def _raise_cause(parts: Mapping[str, Future[None]]) -> None:
+        failures = [error for part in parts.values() if (error := part.exception()) is not None]
+        causes = [error for error in failures if not isinstance(error, Cancelled)]
+        for error in causes or failures:
+            raise error
+
+    def _bring_up(self, row: Service, databases: Databases, redis_url: str, *, missing: bool, timeout: float) -> None:
+        """Migrate, start and await one service; for auth, make the first admin as well."""
+        told = self._environment(row, databases, redis_url)
+        if missing:
+            if row.databases:
+                self._report(row.name, "migrating")
+                owner = self._environment(row, databases, redis_url, as_owner=True)
+                self._run(row, ["migrate"], owner)
+            self._report(row.name, "starting")
+            self._launch(row, told)
+            if row.name == AUTH:
+                # Kept until it is shown: this start may yet fail for another reason.
+                answer = self._run(row, ["create-admin", "--email", ADMIN_EMAIL], told).splitlines()[-1].encode()
+                if orjson.loads(answer)["password"] is not None:
+                    write_private(self.places.first_admin, answer)
+        self._await_ready(row, timeout=timeout)
+        self._report(row.name, "ready")
+
+    def _admin_to_show(self) -> Credentials:
+        """The first admin, with the password the first time that a start succeeds."""
+        try:
+            answer = orjson.loads(self.places.first_admin.read_bytes())
+        except FileNotFoundError:
+            return Credentials(ADMIN_EMAIL, None)
+        self.places.first_admin.unlink()
+        return Credentials(email=str(answer["email"]), password=str(answer["password"]))
+
+    def _run(self, row: Service, arguments: list[str], told: Mapping[str, str]) -> str:
+        """Run a one-off command of a service to its end, and answer what it prints.
+
+        Raises:
+            ProcessDiedError: it failed; with what it said last.
+        """
+        self._check()
+        command = f"python -m {row.module} {arguments[0]}"
+        try:
+            done = subprocess.run(
+                _python(row.module, *arguments),
+                env=dict(told),
+                cwd=self.places.state,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_ONE_OFF_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise NotReadyError(f"`{command}` did not end within {_ONE_OFF_SECONDS} seconds.") from None
+        if done.returncode != 0:
+            said = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-20:])
+            raise ProcessDiedError(f"`{command}` failed (exit code {done.returncode}). What it said last:\n{said}")
+        return done.stdout
+
+    def _launch(self, row: Service, told: Mapping[str, str]) -> None:
+        self._check()
+        daemon = self._all[row.name]
+        self._started.append(daemon)
+        daemon.start(_python(row.module, "serve"), environment=told, directory=self.places.state)
+
+    def _await_ready(self, row: Service, *, timeout: float) -> None:
+        daemon, probe = self._all[row.name], self.probe(row.name)
+        for _ in probe.attempts(timeout):
+            self._check()
+            if probe.ready():
+                return
+            if daemon.process() is None:
+                ended = "" if daemon.exit_code is None else f" (exit code {daemon.exit_code})"
+                raise ProcessDiedError(
+                    f"{row.name} ended{ended} before it was ready. "
+                    f"The last lines of {daemon.log_file}:\n{daemon.tail()}"
+                )
+        raise NotReadyError(
+            f"{row.name} was not ready after {timeout:g} seconds: {probe.problem}. "
+            f"The last lines of {daemon.log_file}:\n{daemon.tail()}"
+        )
+
+    def _start_renewal(self) -> None:
+        daemon = self._all[CERTIFICATES]
+        self._started.append(daemon)
+        daemon.start(
+            _python("almagest_cli.local.renewal", str(self.places.authority), *WORKLOADS),
+            environment={name: value for name, value in os.environ.items() if not name.startswith("ALMAGEST_")},
+            directory=self.places.state,
+        )
+        self._report(CERTIFICATES, "ready")
+
+    def _start_valkey(self, missing: set[str]) -> str:
+        if VALKEY in missing:
+            self._report(VALKEY, "starting")
+            server = self._valkey
+            self._started.append(server.daemon)
+            server.start()
+            self._report(VALKEY, "ready")
+        return self._redis_url()
+
+    def _start_postgres(self, missing: set[str]) -> Databases:
+        if POSTGRES in missing:
+            self._report(POSTGRES, "starting")
+            server = self._postgres
+            self._started.append(server.daemon)
+            server.start()
+            self._report(POSTGRES, "ready")
+        return self._databases()
+
+    def _databases(self) -> Databases:
+        if external := os.environ.get("ALMAGEST_POSTGRES_URL"):
+            secret = self.places.state / "secrets" / "external-postgres"
+            secret.parent.mkdir(mode=0o700, exist_ok=True)
+            return ExternalPostgres(external, passwords=Passwords(secret))
+        return self._postgres
+
+    def _redis_url(self) -> str:
+        return os.environ.get("ALMAGEST_REDIS_URL") or self._valkey.url
+
+    def _environment(
+        self, row: Service, databases: Databases, redis_url: str, *, as_owner: bool = False
+    ) -> dict[str, str]:
+        names = row.database_names(self.shards)
+        return layout.environment(
+            row,
+            places=self.places,
+            ports=self.ports,
+            database_urls=tuple(databases.dsn(name, row.module) for name in names),
+            owner_urls=tuple(databases.dsn(name, OWNER) for name in names) if as_owner else (),
+            redis_url=redis_url,
+        )
+
+    def _stop_all(self, daemons: Iterator[Daemon]) -> None:
+        """Stop the processes in the given order: the gateway, then the other services side by side, then the servers."""
+        waiting = list(daemons)
+        inner = {row.name for row in SERVICES if row.name != GATEWAY} | {CERTIFICATES}
+        for group in (
+            [daemon for daemon in waiting if daemon.name == GATEWAY],
+            [daemon for daemon in waiting if daemon.name in inner],
+            [daemon for daemon in waiting if daemon.name in {POSTGRES, VALKEY}],
+        ):
+            if group:
+                with ThreadPoolExecutor(max_workers=len(group)) as pool:
+                    list(pool.map(self._stop, group))
+
+    def _stop(self, daemon: Daemon) -> None:
+        if daemon is self._postgres.daemon:
+            self._postgres.stop()
+        else:
+            daemon.stop()
+        self._report(daemon.name, "stopped")
+
+    def _check(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
+
+    @contextlib.contextmanager
+    def _exclusively(self) -> Generator[None]:
+        """Only one command at a time changes what runs."""
+        with (self.places.state / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LocalError(
+                    f"Another almagest command is starting or stopping the system in {self.places.state}. Wait for it."
+                ) from None
+            yield
+
+    def _describe(self) -> None:
+        ports = {"gateway": self.ports.gateway, "grpc": dict(self.ports.grpc), "http": dict(self.ports.http)}
+        content = {"url": self.url, "ca": str(self.places.ca), "ports": ports, "shards": self.shards}
+        write_private(self.places.description, orjson.dumps(content, option=orjson.OPT_INDENT_2))
+
+    def _described(self) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = orjson.loads(self.places.description.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise LocalError(
+                f"{self.places.description} cannot be read ({error}). Remove it, or `almagest reset`."
+            ) from None
+        return content
+
+
+def _ports(described: Mapping[str, Any]) -> Ports | None:
+    ports = described.get("ports")
+    return None if ports is None else Ports(gateway=ports["gateway"], grpc=ports["grpc"], http=ports["http"])
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    # -P: a directory of the caller's that happens to be named like a module is not what we run.
+    return [sys.executable, "-P", "-m", module, *arguments]

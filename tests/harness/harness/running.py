@@ -1,0 +1,64 @@
+"""The whole system, started by the same code as `almagest up`."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from almagest_cli.local.ports import free_ports
+from almagest_cli.local.system import System
+
+
+@dataclass(frozen=True)
+class RunningSystem:
+    """A system that is ready.
+
+    Attributes:
+        url: of the gateway, such as `https://localhost:40123`.
+        ca: what a client must trust.
+        admin_email: the first admin.
+        admin_password: their password.
+        local: starts, kills and finds single processes.
+    """
+
+    url: str
+    ca: Path
+    admin_email: str
+    admin_password: str
+    local: System
+
+    @property
+    def traces(self) -> Path:
+        """The directory of the services' spans."""
+        return self.local.places.traces
+
+    def log(self, process: str) -> str:
+        """What a process has logged so far."""
+        return self.local.places.log(process).read_text(encoding="utf-8", errors="replace")
+
+    def kill(self, process: str) -> None:
+        """End a process (a service, `postgres` or `valkey`) by SIGKILL."""
+        self.local.kill(process)
+
+    def start(self, process: str) -> None:
+        """Start a process that was ended, and wait until it is ready."""
+        self.local.start(process)
+
+
+@contextmanager
+def running_system(state: Path, *, shards: int | None = None) -> Generator[RunningSystem]:
+    """Start a system of its own below the directory, on free ports; it ends, and its data with it, at the end."""
+    local = System(state, ports=free_ports(), shards=shards)
+    try:
+        started = local.up()
+        if started.admin.password is None:
+            raise RuntimeError("A fresh system has an admin whose password nobody knows.")
+        yield RunningSystem(
+            url=started.url,
+            ca=started.ca,
+            admin_email=started.admin.email,
+            admin_password=started.admin.password,
+            local=local,
+        )
+    finally:
+        local.reset()
