@@ -6,6 +6,7 @@ traces a second through. A person at curl always gets one, a load test pays for 
 begun, recorded or not.
 """
 
+import random
 import re
 import threading
 import time
@@ -221,6 +222,11 @@ def traceparent_of(context: SpanContext) -> str:
 def inject() -> str:
     """The `traceparent` of the current span; empty when there is none."""
     return traceparent_of(trace.get_current_span().get_span_context())
+
+
+def unrecorded() -> str:
+    """The `traceparent` of a new trace that nobody records."""
+    return f"00-{random.getrandbits(128) | 1:032x}-{random.getrandbits(64) | 1:016x}-00"  # noqa: S311 - an id, not a secret
 
 
 def span_context_from(traceparent: str) -> SpanContext | None:

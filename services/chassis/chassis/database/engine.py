@@ -1,0 +1,111 @@
+"""A SQLAlchemy engine on the same guarded asyncpg connections, for models and composed queries.
+
+SQLAlchemy wraps a driver that it believes to be told of every BEGIN and COMMIT. When a task is cancelled inside a BEGIN it is not, and hands the
+connection to the next user with a transaction open on it (sqlalchemy #13381). The connections here close themselves in that case, commits come to their
+end, and what is given back is looked at once more.
+"""
+
+from typing import Any
+
+import asyncpg
+import structlog
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from chassis.database import metrics
+from chassis.database.connection import GuardedConnection, connect, is_clean
+from chassis.errors import Unavailable
+
+_logger = structlog.stdlib.get_logger(__name__)
+
+
+class _Pool(AsyncAdaptedQueuePool):
+    """A pool that says `Unavailable` when no connection is free in time, as the other one does."""
+
+    def _do_get(self) -> Any:
+        try:
+            return super()._do_get()
+        except PoolTimeoutError as error:
+            raise Unavailable("The database is busy; try again later.", reason="DATABASE_BUSY") from error
+
+
+def create_engine(
+    dsn: str,
+    *,
+    name: str,
+    size: int = 8,
+    statement_timeout: float = 10.0,
+    acquire_timeout: float = 2.0,
+    application_name: str = "almagest",
+    **options: Any,
+) -> AsyncEngine:
+    """An engine for one database. It connects on first use.
+
+    Args:
+        dsn: Where, in asyncpg's form (not SQLAlchemy's), as for `Database`.
+        name: What the metrics call it.
+        size: The most connections.
+        statement_timeout: Seconds after which a statement is ended by the server.
+        acquire_timeout: Seconds to wait for a free connection.
+        application_name: What Postgres calls the connections.
+        **options: Any others of SQLAlchemy's `create_async_engine`.
+    """
+
+    async def creator(*_arguments: Any, **_options: Any) -> GuardedConnection:
+        try:
+            return await connect(dsn, application_name=application_name, statement_seconds=statement_timeout)
+        except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
+            _logger.warning("a database cannot be reached", database=name, problem=str(error))
+            raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from error
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=creator,
+        poolclass=_Pool,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=acquire_timeout,
+        pool_use_lifo=True,
+        pool_recycle=1800,
+        **options,
+    )
+    _guard(engine, name, size)
+    return engine
+
+
+def _guard(engine: AsyncEngine, name: str, size: int) -> None:
+    metrics.pool_size.labels(name).set(size)
+    in_use = metrics.pool_in_use.labels(name)
+    discarded = metrics.discarded.labels(name)
+    pool = engine.sync_engine.pool
+
+    def checked_out(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:
+        if not is_clean(dbapi_connection.driver_connection):
+            # The pool then takes another one.
+            raise DisconnectionError("the connection was not left clean")
+        in_use.inc()
+
+    def checked_in(dbapi_connection: Any, record: Any) -> None:
+        in_use.dec()
+        if dbapi_connection is not None and not is_clean(dbapi_connection.driver_connection):
+            discarded.inc()
+            dbapi_connection.driver_connection.terminate()
+            record.invalidate()
+
+    def failed(context: Any) -> None:
+        original = context.original_exception
+        if context.is_disconnect and isinstance(context.sqlalchemy_exception, DBAPIError):
+            _logger.warning("a connection to a database was lost", database=name, problem=str(original))
+            raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from original
+
+    event.listen(pool, "checkout", checked_out)
+    event.listen(pool, "checkin", checked_in)
+    event.listen(engine.sync_engine, "handle_error", failed)
+
+
+def sessions(engine: AsyncEngine, **options: Any) -> async_sessionmaker[AsyncSession]:
+    """A maker of sessions whose objects stay readable after a commit."""
+    return async_sessionmaker(engine, expire_on_commit=False, **options)

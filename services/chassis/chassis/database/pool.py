@@ -1,0 +1,181 @@
+"""A pool of Postgres connections for the hot paths, without the reset query and safe under cancellation.
+
+asyncpg resets a connection with a query of its own each time it is given back: one more round trip per use. Nothing that we do outlives a
+transaction on a connection, so the reset is left out, and a connection whose user did not leave cleanly is closed instead.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import asyncpg
+import structlog
+
+from chassis.database import metrics
+from chassis.database.connection import GuardedConnection, is_clean, server_settings
+from chassis.deadlines import timeout_for
+from chassis.errors import DeadlineExceeded, Unavailable
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+_CONNECT_SECONDS = 5.0
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    ConnectionError,
+    FileNotFoundError,  # the socket of a server that is not up
+)
+_logger = structlog.stdlib.get_logger(__name__)
+
+
+async def _no_reset(_connection: Any) -> None:
+    """Instead of asyncpg's reset query; see above."""
+
+
+class Database:
+    """One Postgres database: a pool, and the two ways to use it."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", *, name: str, size: int, acquire_timeout: float) -> None:
+        self._pool = pool
+        self._acquire_timeout = acquire_timeout
+        self.name = name
+        self._in_use = metrics.pool_in_use.labels(name)
+        self._wait = metrics.pool_wait.labels(name)
+        self._discarded = metrics.discarded.labels(name)
+        metrics.pool_size.labels(name).set(size)
+
+    @classmethod
+    async def open(
+        cls,
+        dsn: str,
+        *,
+        name: str,
+        size: int = 8,
+        statement_timeout: float = 10.0,
+        acquire_timeout: float = 2.0,
+        application_name: str = "almagest",
+        min_size: int = 1,
+        init: Any = None,
+    ) -> Self:
+        """Open a pool; the first connections are made at once, so that a wrong DSN shows at start.
+
+        Args:
+            dsn: Where, in asyncpg's form.
+            name: What the metrics call it.
+            size: The most connections.
+            statement_timeout: Seconds after which a statement is ended by the server.
+            acquire_timeout: Seconds to wait for a free connection, or less when the present call has less.
+            application_name: What Postgres calls the connections.
+            min_size: How many connections are opened at once and kept.
+            init: Called with each new connection.
+
+        Raises:
+            OSError, asyncpg.PostgresError: The database cannot be reached, or refuses us.
+        """
+        pool = await asyncpg.create_pool(
+            dsn,
+            min_size=min(min_size, size),
+            max_size=size,
+            max_queries=1_000_000,
+            max_inactive_connection_lifetime=300.0,
+            timeout=_CONNECT_SECONDS,
+            command_timeout=statement_timeout + 1.0,
+            connection_class=GuardedConnection,
+            server_settings=server_settings(application_name, statement_timeout),
+            reset=_no_reset,
+            init=init,
+        )
+        return cls(pool, name=name, size=size, acquire_timeout=acquire_timeout)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection for statements that each commit by themselves.
+
+        When the block is cancelled, or a statement of it times out, the connection is closed instead of reused.
+
+        Raises:
+            Unavailable: No connection is free in time, or the database cannot be reached or went away (reason `DATABASE_DOWN`:
+                whether a statement that was sent took effect is not known).
+            DeadlineExceeded: The present call has no time left, or a statement took too long.
+        """
+        proxy: Any = await self._acquire()
+        raw: Connection = proxy._con  # noqa: SLF001 - what the proxy stands for
+        self._in_use.inc()
+        clean = False
+        try:
+            yield proxy
+            clean = True
+        except _LOST as error:
+            _logger.warning("a connection to a database was lost", database=self.name, problem=str(error))
+            raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from error
+        except asyncpg.QueryCanceledError as error:
+            clean = True
+            raise DeadlineExceeded("The database took too long.", reason="DATABASE_SLOW") from error
+        except Exception as error:
+            clean = not isinstance(error, TimeoutError | OSError)
+            raise
+        finally:
+            self._in_use.dec()
+            if not (clean and is_clean(raw)):
+                self._discarded.inc()
+                raw.terminate()
+            await self._pool.release(proxy)
+
+    async def _acquire(self) -> Any:
+        seconds = timeout_for(self._acquire_timeout)
+        began = time.perf_counter()
+        try:
+            return await self._pool.acquire(timeout=seconds)
+        except TimeoutError as error:
+            raise Unavailable("The database is busy; try again later.", reason="DATABASE_BUSY") from error
+        except (*_LOST, asyncpg.TooManyConnectionsError) as error:
+            _logger.warning("a database cannot be reached", database=self.name, problem=str(error))
+            raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from error
+        except asyncpg.InterfaceError as error:
+            raise Unavailable("The service is shutting down.") from error
+        finally:
+            self._wait.observe(time.perf_counter() - began)
+
+    @asynccontextmanager
+    async def transaction(self, **options: Any) -> AsyncIterator[Connection]:
+        """A connection inside a transaction that commits when the block ends and rolls back when it raises.
+
+        A commit that has begun is brought to its end also when the task is cancelled meanwhile. `options` are asyncpg's:
+        `isolation`, `readonly`, `deferrable`.
+        """
+        async with self.connection() as connection:
+            transaction = connection.transaction(**options)
+            await transaction.start()
+            try:
+                yield connection
+            except Exception:
+                await transaction.rollback()
+                raise
+            except BaseException:
+                connection.terminate()
+                raise
+            await transaction.commit()
+
+    async def ping(self) -> None:
+        """A readiness probe: raises when the database does not answer."""
+        async with self.connection() as connection:
+            await connection.fetchval("select 1")
+
+    async def expire(self) -> None:
+        """Have every connection replaced by a new one at its next use, for instance after the client certificate has changed."""
+        await self._pool.expire_connections()
+
+    async def close(self, grace: float = 5.0) -> None:
+        """Wait until what is lent comes back, and close; after `grace` seconds close anyway."""
+        try:
+            async with asyncio.timeout(grace):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()

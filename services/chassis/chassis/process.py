@@ -1,0 +1,345 @@
+"""A process: from its environment to serving, and from SIGTERM to a clean end, the same for every service."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import structlog
+import uvloop
+from pydantic import ValidationError
+
+from chassis.errors import ErrorTable
+from chassis.http import HttpSide, Probe, Readiness
+from chassis.identity.certificate import InvalidIdentity
+from chassis.identity.files import FileIdentitySource
+from chassis.policy import Policy, PolicyIncomplete
+from chassis.rpc.channel import Channel
+from chassis.rpc.server import RpcServer
+from chassis.settings import DatabaseSettings, ServiceSettings
+from chassis.telemetry.logging import configure_logging
+from chassis.telemetry.tracing import configure_tracing, shutdown_tracing
+from chassis.tokens import TokenVerifier
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+Task = Callable[[], Coroutine[Any, Any, None]]
+FetchJwks = Callable[[], Awaitable[bytes]]
+Command = Callable[[Any, list[str]], Awaitable[int]]
+
+_USAGE_ERROR = 2
+_GC_THRESHOLD = (50_000, 20, 20)
+_GET_JWKS = "/almagest.auth.v1.AuthService/GetJwks"
+
+_logger = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What a service's bootstrap puts together: all that the chassis needs to serve it."""
+
+    servicers: Sequence[tuple[str, Callable[[Any, Any], None], object]]
+    """The full name of each service, the generated `add_...Servicer_to_server`, and the servicer."""
+    policy: Policy
+    errors: ErrorTable
+    tasks: Sequence[Task] = ()
+    """Work beside the calls. One that ends or fails before the process does takes the process down."""
+    probes: Mapping[str, Probe] = field(default_factory=dict[str, Probe])
+    """What must pass for the service to be ready; each raises when it does not."""
+
+
+class BackgroundTaskEnded(Exception):
+    """A background task ended while it was needed."""
+
+
+class Bound(NamedTuple):
+    """Where a service listens."""
+
+    grpc_port: int
+    http_port: int
+
+
+class Chassis(Generic[Settings]):
+    """What a bootstrap is given: who we are, how to verify people, and the way to other services."""
+
+    def __init__(self, service: str, settings: Settings) -> None:
+        """Read the identity.
+
+        Raises:
+            InvalidIdentity: The files are not a valid identity of the service.
+        """
+        self.service = service
+        self.settings = settings
+        self.identity = FileIdentitySource(settings.identity_directory, settings.trust_domain, service=service)
+        self._channels: list[Channel] = []
+        self._fetch_jwks: FetchJwks | None = None
+        self._auth_stub: Any = None
+        self.verifier = TokenVerifier(trust_domain=settings.trust_domain, fetch_jwks=self._jwks)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, service: str, settings: Settings) -> AsyncIterator[Chassis[Settings]]:
+        """A chassis without a server of its own: identity that is watched, channels and traces."""
+        chassis = cls(service, settings)
+        configure_tracing(settings, service)
+        watch = asyncio.create_task(chassis.identity.watch(settings.identity_poll_seconds))
+        try:
+            yield chassis
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            await chassis.close()
+            await asyncio.to_thread(shutdown_tracing)
+
+    def channel(
+        self, service: str, *, retryable: frozenset[str] = frozenset(), default_timeout: float = 5.0
+    ) -> Channel:
+        """A channel to another service, closed when the process ends.
+
+        Raises:
+            ValueError: The settings do not say where the service is.
+        """
+        field_name = f"{service.replace('-', '_')}_target"
+        target: str | None = getattr(self.settings, field_name, None)
+        if not target:
+            raise ValueError(f"ALMAGEST_{field_name.upper()} is not set")
+        channel = Channel(
+            target,
+            service=service,
+            identity=self.identity,
+            default_timeout=default_timeout,
+            retryable=retryable,
+            max_message_bytes=self.settings.max_message_bytes,
+        )
+        self._channels.append(channel)
+        return channel
+
+    def verify_with(self, fetch_jwks: FetchJwks) -> None:
+        """Take the keys for people's tokens from elsewhere than the auth service."""
+        self._fetch_jwks = fetch_jwks
+
+    async def _jwks(self) -> bytes:
+        if self._fetch_jwks is not None:
+            return await self._fetch_jwks()
+        # Only services that verify people need the generated code of auth.
+        from almagest.auth.v1 import auth_pb2, auth_pb2_grpc  # noqa: PLC0415
+
+        if self._auth_stub is None:
+            self._auth_stub = auth_pb2_grpc.AuthServiceStub(self.channel("auth", retryable=frozenset({_GET_JWKS})))
+        answer = await self._auth_stub.GetJwks(auth_pb2.GetJwksRequest())
+        return bytes(answer.jwks)
+
+    async def close(self) -> None:
+        """Close the channels."""
+        channels, self._channels = self._channels, []
+        await asyncio.gather(*(channel.close() for channel in channels), return_exceptions=True)
+
+
+Bootstrap = Callable[[Settings, Chassis[Settings]], AbstractAsyncContextManager[Assembly]]
+
+
+class _Running(Generic[Settings]):
+    """A service from start to end."""
+
+    def __init__(self, service: str, settings: Settings, bootstrap: Bootstrap[Settings]) -> None:
+        self._service = service
+        self._settings = settings
+        self._bootstrap = bootstrap
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: RpcServer | None = None
+        self._readiness = Readiness()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> Bound:
+        """Everything up to ready; what was begun is undone when a later step fails."""
+        try:
+            return await self._start()
+        except BaseException:
+            await self._undo()
+            raise
+
+    async def _start(self) -> Bound:
+        settings = self._settings
+        # The HTTP side first, so that a taken port shows before anything is begun.
+        http = HttpSide(settings.http_listen, self._readiness)
+        self._stack.callback(http.close)
+        chassis = Chassis(self._service, settings)
+        self._stack.push_async_callback(chassis.close)
+        configure_tracing(settings, self._service)
+        self._stack.push_async_callback(asyncio.to_thread, shutdown_tracing)
+        self._spawn("identity watch", chassis.identity.watch(settings.identity_poll_seconds))
+        assembly = await self._stack.enter_async_context(self._bootstrap(settings, chassis))
+        self._readiness.probes.update(assembly.probes)
+        server = self._server = RpcServer(
+            settings,
+            chassis.identity,
+            servicers=assembly.servicers,
+            policy=assembly.policy,
+            errors=assembly.errors,
+            verifier=chassis.verifier,
+        )
+        await server.start()
+        for number, task in enumerate(assembly.tasks):
+            self._spawn(getattr(task, "__qualname__", f"task {number}"), task())
+        self._http = http
+        self._serving_http = asyncio.create_task(http.serve(), name="http side")
+        await server.serving()
+        self._readiness.serving = True
+        return Bound(server.port, http.port)
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self.failed.done():
+            return
+        error = BackgroundTaskEnded(f"{task.get_name()} ended")
+        error.__cause__ = task.exception()
+        self.failed.set_exception(error)
+
+    async def stop(self) -> None:
+        """NOT_SERVING, wait for balancers to notice, accept no more, finish, end background work, close."""
+        self._readiness.serving = False
+        if self._server is not None:
+            await self._server.not_serving()
+            if self._settings.shutdown_delay_seconds:
+                await asyncio.sleep(self._settings.shutdown_delay_seconds)
+            await self._server.stop()
+        await self._undo()
+        if self.failed.done() and not self.failed.cancelled():
+            error = self.failed.exception()
+            if error is not None:
+                raise error
+
+    async def _undo(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        serving = getattr(self, "_serving_http", None)
+        if serving is not None:
+            self._http.stop()
+            await asyncio.gather(serving, return_exceptions=True)
+        await self._stack.aclose()
+
+
+@asynccontextmanager
+async def running(service: str, settings: Settings, bootstrap: Bootstrap[Settings]) -> AsyncIterator[Bound]:
+    """A service that runs for as long as the block does, without signals or log configuration: for tests.
+
+    Raises:
+        BackgroundTaskEnded: At the end of the block, when a background task had died in it.
+    """
+    service_running = _Running(service, settings, bootstrap)
+    bound = await service_running.start()
+    try:
+        yield bound
+    finally:
+        await service_running.stop()
+
+
+async def serve(service: str, settings: Settings, bootstrap: Bootstrap[Settings]) -> int:
+    """Run a service until SIGTERM or SIGINT, or until a background task dies. Answers the exit code."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    service_running = _Running(service, settings, bootstrap)
+    starting = asyncio.create_task(service_running.start())
+    told_to_stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait({starting, told_to_stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, told_to_stop, return_exceptions=True)
+        return 0
+    try:
+        bound = await starting
+    except BaseException:
+        told_to_stop.cancel()
+        raise
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLD)
+    _logger.info("serving", grpc_port=bound.grpc_port, http_port=bound.http_port)
+    await asyncio.wait({service_running.failed, told_to_stop}, return_when=asyncio.FIRST_COMPLETED)
+    told_to_stop.cancel()
+    _logger.info("stopping")
+    await service_running.stop()
+    _logger.info("stopped")
+    return 0
+
+
+def main(
+    service: str,
+    settings: type[Settings],
+    bootstrap: Bootstrap[Settings],
+    *,
+    migrations: str | None = None,
+    commands: Mapping[str, Command] | None = None,
+) -> None:
+    """The process of a service: `serve` (the default), `migrate`, or a command of the service's own. Exits."""
+    arguments = sys.argv[1:] or ["serve"]
+    known: dict[str, Command] = {**(commands or {})}
+    known["serve"] = lambda read, _arguments: serve(service, read, bootstrap)
+    if migrations is not None:
+        known["migrate"] = lambda read, _arguments: _migrate(service, read, migrations)
+    command = known.get(arguments[0])
+    if command is None:
+        sys.stderr.write(f"usage: python -m {service.replace('-', '_')} [{'|'.join(sorted(known))}]\n")
+        sys.exit(_USAGE_ERROR)
+    try:
+        read = settings()
+    except ValidationError as error:
+        configure_logging(service)
+        for problem in error.errors(include_input=False, include_url=False):
+            _logger.error("a setting is wrong", setting=".".join(map(str, problem["loc"])), problem=problem["msg"])  # noqa: TRY400
+        sys.exit(_USAGE_ERROR)
+    configure_logging(service, read.log_level)
+    sys.exit(_run(command(read, arguments[1:])))
+
+
+def _run(work: Awaitable[int]) -> int:
+    async def awaited() -> int:
+        return await work
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(awaited())
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, InvalidIdentity, PolicyIncomplete) as error:
+        # These say what is wrong with the place that we run in; where in our code it was noticed helps nobody.
+        _logger.error("cannot start", problem=str(error))  # noqa: TRY400
+        return 1
+    except Exception:
+        _logger.exception("the process failed")
+        return 1
+
+
+async def _migrate(service: str, settings: ServiceSettings, package: str) -> int:
+    from chassis.database.migrations import upgrade  # noqa: PLC0415 - services without a database install no Alembic
+
+    if not isinstance(settings, DatabaseSettings):
+        raise TypeError(f"{service} has migrations, but its settings name no databases")
+    role = settings.service_role or service.replace("-", "_")
+    await upgrade(package, settings.migration_database_urls or settings.database_urls, role)
+    return 0
+
+
+__all__ = [
+    "Assembly",
+    "BackgroundTaskEnded",
+    "Bootstrap",
+    "Bound",
+    "Chassis",
+    "main",
+    "running",
+    "serve",
+]

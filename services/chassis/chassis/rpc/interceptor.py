@@ -1,0 +1,262 @@
+"""The door of every service: one interceptor that each RPC passes, in this order.
+
+The caller's certificate, the policy of the method, the deadline, the person's transaction token and its scopes; then the use case; then
+its error through the service's table. Span, metrics and access log go around it all. Each handler of `grpc.aio` runs in a task of its own, so what is
+set in context variables here ends with the call and is never reset.
+"""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from chassis import policy as policies
+from chassis.caller import set_caller
+from chassis.deadlines import set_deadline
+from chassis.errors import STATUS_DETAILS_KEY, ErrorTable, InvalidRequest, PermissionDenied, Unavailable, status_of
+from chassis.policy import Person, Policy, Rule
+from chassis.rpc.peer import Peers
+from chassis.telemetry import tracing
+from chassis.telemetry.metrics import SERVER, RpcMetrics
+from chassis.tokens import METADATA_KEY, TokenVerifier, set_person
+
+_SLOW_SECONDS = 1.0
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+_access = structlog.stdlib.get_logger("chassis.access")
+
+if TYPE_CHECKING:
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+else:  # generic for the type checker only
+    Context = Handler = Any
+
+
+class ChassisInterceptor(grpc.aio.ServerInterceptor):
+    """Admits, measures and answers for every RPC of a server."""
+
+    def __init__(self, *, trust_domain: str, policy: Policy, verifier: TokenVerifier, errors: ErrorTable) -> None:
+        self._trust_domain = trust_domain
+        self._policy = policy
+        self._verifier = verifier
+        self._errors = errors
+        self._peers = Peers()
+        self._handlers: dict[str, Handler] = {}
+        self._endless: set[asyncio.Task[Any]] = set()
+        self._draining = False
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """The handler of a method, inside its door. Doors are built once per method."""
+        method = handler_call_details.method
+        guarded = self._handlers.get(method)
+        if guarded is None:
+            handler: Handler | None = await continuation(handler_call_details)
+            if handler is None:
+                return handler  # pyright: ignore[reportReturnType] - gRPC answers UNIMPLEMENTED
+            guarded = self._handlers[method] = _Door(self, method, self._policy.get(method), handler).handler()
+        return guarded
+
+    def drain(self) -> None:
+        """End the streams that would never end by themselves, so that their callers go elsewhere, and refuse new ones."""
+        self._draining = True
+        for task in list(self._endless):
+            task.cancel()
+
+    async def admit(self, context: Context, metadata: dict[str, Any], rule: Rule | None, *, streaming: bool) -> None:
+        """Let a call pass, with its caller, deadline and person set for the rest of its task, or raise."""
+        caller = self._peers.identify(context.auth_context())
+        if (
+            rule is None
+            or caller.trust_domain != self._trust_domain
+            or not (caller.service in rule.callers or policies.ANY_WORKLOAD in rule.callers)
+        ):
+            raise PermissionDenied("The calling workload may not call this method.", reason="CALLER_NOT_ALLOWED")
+        set_caller(caller)
+        left: float | None = context.time_remaining()
+        if left is None:
+            if not streaming:
+                raise InvalidRequest((), "A unary call needs a deadline.", reason="DEADLINE_REQUIRED")
+            if self._draining:
+                raise Unavailable("The service is shutting down.", reason="DRAINING", retry_after=0.1)
+        set_deadline(left)
+        if rule.person is Person.REQUIRED:
+            claims = await self._verifier.verify(metadata.get(METADATA_KEY, ""))
+            claims.require(*rule.scopes)
+            set_person(claims)
+
+    def problem(self, error: Exception) -> tuple[grpc.StatusCode, str, bytes]:
+        """What a failed call answers: code, message, and the serialized `google.rpc.Status`."""
+        problem = self._errors.problem(error)
+        return _CODES[problem.code], problem.message, status_of(problem).SerializeToString()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is on its way out."""
+        return self._draining
+
+    def endless(self, task: asyncio.Task[Any]) -> None:
+        """Remember a stream without a deadline until it ends."""
+        self._endless.add(task)
+        task.add_done_callback(self._endless.discard)
+
+
+class _Call:
+    """One call on its way through a door: what is around the use case."""
+
+    __slots__ = ("_began", "_code", "_context", "_door", "_metadata", "_span")
+
+    def __init__(self, door: "_Door", context: Context) -> None:
+        self._door = door
+        self._context = context
+        self._metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
+        self._code = grpc.StatusCode.OK
+        self._began = door.metrics.begin()
+        self._span = tracing.tracer().start_span(
+            door.span_name,
+            context=tracing.context_from(self._metadata.get(tracing.TRACEPARENT, "")),
+            kind=SpanKind.SERVER,
+            attributes=door.attributes,
+        )
+        tracing.make_current(self._span)
+
+    async def admit(self) -> None:
+        door = self._door
+        await door.interceptor.admit(self._context, self._metadata, door.rule, streaming=door.streaming)
+        if door.streaming and self._context.time_remaining() is None:  # pyright: ignore[reportUnnecessaryComparison]
+            task = asyncio.current_task()
+            if task is not None:
+                door.interceptor.endless(task)
+
+    async def fail(self, error: BaseException) -> None:
+        """Answer an exception of the use case; returns when it must be raised as it is."""
+        if isinstance(error, grpc.aio.AbortError):
+            self._code = _as_code(self._context.code())
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self._code = grpc.StatusCode.CANCELLED
+            task = asyncio.current_task()
+            if not (self._door.interceptor.draining and task is not None and not self._context.cancelled()):
+                return
+            task.uncancel()
+            error = Unavailable("The service is shutting down.", reason="DRAINING", retry_after=0.1)
+        if not isinstance(error, Exception):
+            self._code = grpc.StatusCode.UNKNOWN
+            return
+        if isinstance(error, NotImplementedError):
+            self._code = grpc.StatusCode.UNIMPLEMENTED
+            await self._context.abort(self._code, "The method is not implemented.")
+        if self._span.is_recording():
+            self._span.record_exception(error)
+        self._code, message, details = self._door.interceptor.problem(error)
+        await self._context.abort(self._code, message, ((STATUS_DETAILS_KEY, details),))
+
+    def end(self) -> None:
+        code = self._code
+        seconds = self._door.metrics.end(self._began, code)
+        span = self._span
+        recorded = span.is_recording()
+        if recorded:
+            span.set_attribute("rpc.grpc.status_code", code.value[0])
+            if code is not grpc.StatusCode.OK:
+                span.set_status(Status(StatusCode.ERROR, code.name))
+        # Every failed, slow or traced call has its line; the others only when somebody debugs, since a line costs as much as a small call.
+        level = _access.info if recorded or code is not grpc.StatusCode.OK or seconds > _SLOW_SECONDS else _access.debug
+        level("rpc", method=self._door.method, code=code.name, seconds=round(seconds, 6), caller=self._caller())
+        span.end()
+
+    def _caller(self) -> str:
+        names = self._context.auth_context().get("peer_spiffe_id", ())
+        return next(iter(names), b"").decode(errors="replace")
+
+
+def _as_code(code: Any) -> grpc.StatusCode:
+    return code if isinstance(code, grpc.StatusCode) else _CODES.get(code, grpc.StatusCode.UNKNOWN)
+
+
+class _Door:
+    """The door of one method: what is known before any call, and the four shapes of handlers."""
+
+    def __init__(self, interceptor: ChassisInterceptor, method: str, rule: Rule | None, handler: Handler) -> None:
+        self.interceptor = interceptor
+        self.method = method
+        self.rule = rule
+        self.span_name = method.lstrip("/")
+        service, _, name = self.span_name.partition("/")
+        self.attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+        self.metrics = RpcMetrics(SERVER, method)
+        self.streaming = bool(handler.request_streaming or handler.response_streaming)
+        self._handler = handler
+
+    def handler(self) -> Handler:
+        """The handler of gRPC that goes through this door."""
+        inner = self._handler
+        serializers = {
+            "request_deserializer": inner.request_deserializer,
+            "response_serializer": inner.response_serializer,
+        }
+        if inner.response_streaming:
+            behaviour: Any = inner.stream_stream if inner.request_streaming else inner.unary_stream
+            # gRPC tells generators, which yield their answers, from coroutines, which write them to the context.
+            guarded = (
+                self._generator(behaviour) if inspect.isasyncgenfunction(behaviour) else self._coroutine(behaviour)
+            )
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if inner.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return make(guarded, **serializers)
+        if inner.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(self._coroutine(inner.stream_unary), **serializers)
+        return grpc.unary_unary_rpc_method_handler(self._coroutine(inner.unary_unary), **serializers)
+
+    def _coroutine(self, behaviour: Any) -> Any:
+        async def guarded(request: Any, context: Context) -> Any:
+            call = _Call(self, context)
+            try:
+                await call.admit()
+                answer = behaviour(request, context)
+                return await answer if inspect.isawaitable(answer) else answer
+            except BaseException as error:
+                await call.fail(error)
+                raise
+            finally:
+                call.end()
+
+        return guarded
+
+    def _generator(self, behaviour: Any) -> Any:
+        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
+            call = _Call(self, context)
+            answers: Any = None
+            try:
+                await call.admit()
+                answers = behaviour(request, context)
+                async for answer in answers:
+                    yield answer
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                await call.fail(error)
+                raise
+            finally:
+                if answers is not None:
+                    await answers.aclose()
+                call.end()
+
+        return guarded
+
+
+def trace_id() -> str:
+    """The trace id of the present call, for answers that name it; empty when there is none."""
+    context = trace.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else ""

@@ -1,0 +1,64 @@
+"""Who is at the other end of a connection, from the certificate that TLS has verified.
+
+TLS proves an identity at the handshake only: a connection outlives the certificate it was opened with. So the certificate is looked at
+again on each call. Reading it takes 100 microseconds, so what it says is remembered by its bytes.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from chassis.errors import Unauthenticated
+from chassis.identity.certificate import InvalidIdentity, spiffe_id_of
+from chassis.identity.spiffe import SpiffeId
+
+_CACHE_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A workload at the other end, and until when its certificate proves it."""
+
+    spiffe_id: SpiffeId
+    expires_at: float
+
+
+class Peers:
+    """Reads peers from the authentication context of calls."""
+
+    def __init__(self) -> None:
+        self._by_certificate: dict[bytes, Peer] = {}
+
+    def identify(self, auth_context: Mapping[str, Iterable[bytes]]) -> SpiffeId:
+        """The identity of the caller.
+
+        Raises:
+            Unauthenticated: There is no certificate, it is not that of one workload, or it has expired.
+        """
+        certificate = next(iter(auth_context.get("x509_pem_cert", ())), None)
+        if certificate is None:
+            raise Unauthenticated("The caller has shown no certificate.", reason="CALLER_UNKNOWN")
+        peer = self._by_certificate.get(certificate)
+        if peer is None:
+            peer = _read(certificate)
+            if len(self._by_certificate) >= _CACHE_SIZE:
+                self._by_certificate.clear()
+            self._by_certificate[certificate] = peer
+        if peer.expires_at <= time.time():
+            raise Unauthenticated(
+                "The certificate of the caller has expired since it connected.", reason="CALLER_EXPIRED"
+            )
+        return peer.spiffe_id
+
+
+def _read(pem: bytes) -> Peer:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        spiffe_id = spiffe_id_of(certificate)
+    except (InvalidIdentity, ValueError) as error:
+        raise Unauthenticated(
+            "The certificate of the caller is not that of one workload.", reason="CALLER_INVALID"
+        ) from error
+    return Peer(spiffe_id, certificate.not_valid_after_utc.timestamp())
