@@ -32,9 +32,9 @@ class _ProductSortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProductSo
     PRODUCT_SORT_UNSPECIFIED: _ProductSort.ValueType  # 0
     """By name for a list, by relevance for a search."""
     PRODUCT_SORT_NAME: _ProductSort.ValueType  # 1
-    """By name, A first."""
+    """By name, A first, whatever its case."""
     PRODUCT_SORT_NAME_DESCENDING: _ProductSort.ValueType  # 2
-    """By name, Z first."""
+    """By name, Z first, whatever its case."""
     PRODUCT_SORT_PRICE: _ProductSort.ValueType  # 3
     """By price, lowest first; products without a price in the filter's currency are left out."""
     PRODUCT_SORT_PRICE_DESCENDING: _ProductSort.ValueType  # 4
@@ -52,9 +52,9 @@ class ProductSort(_ProductSort, metaclass=_ProductSortEnumTypeWrapper):
 PRODUCT_SORT_UNSPECIFIED: ProductSort.ValueType  # 0
 """By name for a list, by relevance for a search."""
 PRODUCT_SORT_NAME: ProductSort.ValueType  # 1
-"""By name, A first."""
+"""By name, A first, whatever its case."""
 PRODUCT_SORT_NAME_DESCENDING: ProductSort.ValueType  # 2
-"""By name, Z first."""
+"""By name, Z first, whatever its case."""
 PRODUCT_SORT_PRICE: ProductSort.ValueType  # 3
 """By price, lowest first; products without a price in the filter's currency are left out."""
 PRODUCT_SORT_PRICE_DESCENDING: ProductSort.ValueType  # 4
@@ -295,7 +295,7 @@ class ProductFilter(_message.Message):
     category: _builtins.str
     """The category itself or any below it."""
     currency: _builtins.str
-    """The currency that the price bounds and a sort by price are in."""
+    """The currency of the price; price bounds and a sort by price need it."""
     price_from: _builtins.str
     """The lowest price, a decimal."""
     price_to: _builtins.str
@@ -696,6 +696,7 @@ class ProjectorStatus(_message.Message):
     LAG_EVENTS_FIELD_NUMBER: _builtins.int
     LAG_SECONDS_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     event_shard: _builtins.int
     """The shard of the log."""
     read_shard: _builtins.int
@@ -709,7 +710,9 @@ class ProjectorStatus(_message.Message):
     lag_seconds: _builtins.float
     """For how long it has been behind, in seconds: the age of the oldest event that is not applied; 0 when there is none."""
     running: _builtins.bool
-    """Whether it runs."""
+    """Whether it runs, in the process that answers."""
+    error: _builtins.str
+    """Why it stands still; empty when it does not."""
     def __init__(
         self,
         *,
@@ -720,10 +723,11 @@ class ProjectorStatus(_message.Message):
         lag_events: _builtins.int = ...,
         lag_seconds: _builtins.float = ...,
         running: _builtins.bool = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "event_shard", b"event_shard", "head", b"head", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "read_shard", b"read_shard", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "error", b"error", "event_shard", b"event_shard", "head", b"head", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "read_shard", b"read_shard", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
