@@ -1,7 +1,7 @@
 """Run the benchmarks: `python benchmarks` for all, `python benchmarks append read` for some.
 
-Each topic is a module here with a `main()` that prints what it measured beside its reference, taken in the same run: these machines are shared and noisy, so only
-ratios last. Nothing here is asserted.
+Each topic is a module here with a `main()` that prints what it measured beside its reference, taken in the same run:
+machines are shared and noisy, so only ratios last. Nothing here is asserted.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """Generate protos/gen/almagest from protos/almagest, or with --check say whether it is up to date.
 
-Messages and typed stubs come from protoc as grpcio-tools ships it, with mypy-protobuf's type stubs. The generated code is committed, so that
-reading and installing it needs no tool.
+Messages and typed stubs come from protoc as grpcio-tools ships it, with mypy-protobuf's type stubs. The generated code is
+committed, so that reading and installing it needs no tool.
 """
 
 import filecmp
@@ -37,7 +37,9 @@ def differences(left: Path, right: Path) -> list[str]:
     """The paths below the two directories whose contents differ or that only one has."""
 
     def listing(root: Path) -> set[Path]:
-        return {path.relative_to(root) for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+        return {
+            path.relative_to(root) for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        }
 
     one, other = listing(left), listing(right)
     changed = [path for path in one & other if not filecmp.cmp(left / path, right / path, shallow=False)]

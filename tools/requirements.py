@@ -1,8 +1,8 @@
 """Print the third-party requirements of the workspace, one per line, from the `pyproject.toml` files that state them.
 
-pip refuses editable installs and hashes in one call. So the pinned third-party packages are installed first, with hashes, and our own
-distributions after them without dependencies. This lists the former: for `make` (all distributions), for an image (one service and what it
-stands on) and for pinning (`make constraints`).
+pip refuses editable installs and hashes in one call. So the pinned third-party packages are installed first, with
+hashes, and our own distributions after them without dependencies. This lists the former: for `make` (all distributions),
+for an image (one service and what it stands on) and for pinning (`make constraints`).
 
 usage: requirements.py [--group NAME ...] [DISTRIBUTION-DIRECTORY ...]
 """
@@ -35,7 +35,7 @@ def project(directory: str) -> dict[str, object]:
 
 
 def third_party(directories: tuple[str, ...], *, every_extra: bool) -> set[str]:
-    """What the distributions need that is not ours, following our own names and extras to their own `pyproject.toml`."""
+    """What the distributions need that is not ours; our own names and extras are followed to their `pyproject.toml`."""
     ours = {str(project(directory)["name"]): directory for directory in DISTRIBUTIONS}
     found: set[str] = set()
     seen: set[tuple[str, frozenset[str]]] = set()
