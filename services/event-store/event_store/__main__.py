@@ -1,0 +1,9 @@
+"""The process of the event store: `python -m event_store [serve|migrate]`."""
+
+from chassis.process import main
+
+from event_store.bootstrap import bootstrap
+from event_store.settings import Settings
+
+if __name__ == "__main__":
+    main("event-store", Settings, bootstrap, migrations="event_store.migrations")

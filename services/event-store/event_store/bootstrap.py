@@ -1,0 +1,113 @@
+"""The composition root: the shards' databases, their append loops, the reader and the servicer."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import structlog
+from almagest.eventstore.v1 import event_store_pb2_grpc
+from chassis.buckets import BucketMap
+from chassis.database.pool import Database
+from chassis.process import Assembly, Chassis, Task
+from chassis.redis import connect
+
+from event_store.adapters.postgres import PostgresLog
+from event_store.adapters.redis import Doorbell
+from event_store.adapters.telemetry import Telemetry
+from event_store.application.append_loop import AppendLoop, Bounds
+from event_store.application.heads import Heads
+from event_store.application.reads import Reader, follow
+from event_store.entrypoints.errors import ERRORS
+from event_store.entrypoints.policy import POLICY, SERVICE
+from event_store.entrypoints.servicer import EventStoreServicer, ReadLimits
+from event_store.entrypoints.wire import Limits
+from event_store.settings import Settings
+
+_logger = structlog.stdlib.get_logger(__name__)
+
+
+@asynccontextmanager
+async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGenerator[Assembly, None]:
+    """Everything that the event store consists of, for as long as the block lasts."""
+    async with AsyncExitStack() as stack:
+        databases: list[Database] = []
+        for shard, dsn in enumerate(settings.database_urls):
+            database = await Database.open(
+                dsn, name=f"events_{shard}", size=settings.pool_size, application_name="almagest event-store"
+            )
+            stack.push_async_callback(database.close)
+            databases.append(database)
+        shards = len(databases)
+        telemetry = Telemetry(shards)
+        heads = Heads(shards, watcher=telemetry.head)
+        logs = [
+            PostgresLog(database, shard, append_seconds=settings.append_seconds)
+            for shard, database in enumerate(databases)
+        ]
+        tasks: list[Task] = [
+            partial(follow, shard, log, heads, every=settings.poll_seconds, failed=_failed)
+            for shard, log in enumerate(logs)
+        ]
+        doorbell: Doorbell | None = None
+        if settings.redis_url is not None:
+            clients = [
+                connect(settings.redis_url, identity_directory=settings.identity_directory, blocking_seconds=2.0)
+                for _ in range(2)
+            ]
+            for client in clients:
+                stack.push_async_callback(client.aclose)
+            doorbell = Doorbell(clients[0], clients[1], heads)
+            tasks += [doorbell.ring, doorbell.hear]
+        loops = [
+            AppendLoop(
+                shard,
+                log,
+                heads=heads,
+                observer=telemetry,
+                bounds=_bounds(settings),
+                committed=doorbell.committed if doorbell is not None else None,
+            )
+            for shard, log in enumerate(logs)
+        ]
+        tasks += [loop.run for loop in loops]
+        servicer = EventStoreServicer(
+            buckets=BucketMap(shards),
+            loops=loops,
+            reader=Reader(logs, heads),
+            verifier=chassis.verifier,
+            errors=ERRORS,
+            limits=Limits(
+                max_appends=settings.max_appends,
+                max_events=settings.max_events,
+                max_payload_bytes=settings.max_payload_bytes,
+                max_metadata_bytes=settings.max_metadata_bytes,
+                max_request_bytes=settings.max_request_bytes,
+            ),
+            read_limits=ReadLimits(
+                max_streams=settings.max_batch_streams,
+                max_events=settings.max_batch_events,
+                max_bytes=settings.max_batch_bytes,
+            ),
+        )
+        yield Assembly(
+            servicers=[(SERVICE, event_store_pb2_grpc.add_EventStoreServiceServicer_to_server, servicer)],
+            policy=POLICY,
+            errors=ERRORS,
+            tasks=tasks,
+            probes={database.name: database.ping for database in databases},
+        )
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        batch_appends=settings.batch_appends,
+        batch_bytes=settings.batch_bytes,
+        in_flight=settings.batches_in_flight,
+        queue_appends=settings.queue_appends,
+        queue_bytes=settings.queue_bytes,
+        settle_seconds=settings.resolve_seconds,
+    )
+
+
+def _failed(shard: int) -> None:
+    _logger.warning("a shard cannot be asked for its head", shard=shard)

@@ -1,0 +1,93 @@
+"""What can be wrong with an append or a read."""
+
+
+class LogError(Exception):
+    """An error of the log."""
+
+
+class RevisionConflict(LogError):
+    """The stream is not where the writer believed it to be. `actual` is its last revision, -1 when it does not exist."""
+
+    def __init__(self, stream: str, actual: int) -> None:
+        self.stream = stream
+        self.actual = actual
+        at = "does not exist" if actual < 0 else f"is at revision {actual}"
+        super().__init__(f"The stream {stream} {at}, which is not what the append expects.")
+
+
+class AppendIdReused(LogError):
+    """The append id has been used for a different append."""
+
+    def __init__(self, append_id: str) -> None:
+        self.append_id = append_id
+        super().__init__(f"The append id {append_id} has been used for a different append.")
+
+
+class ShardUnavailable(LogError):
+    """The database of the shard cannot be reached, or would not write. Nothing of this was written."""
+
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
+        super().__init__(f"Shard {shard} cannot be used at the moment. Nothing was written; try again later.")
+
+
+class OutcomeUnknown(LogError):
+    """The database went away in mid-commit and has not come back in time to be asked. The append may have been written."""
+
+    def __init__(self, shard: int, append_id: str) -> None:
+        self.shard = shard
+        self.append_id = append_id
+        super().__init__(
+            f"Shard {shard} went away in mid-commit. Whether the append {append_id} was written is not known yet; the same append id again tells."
+        )
+
+
+class QueueFull(LogError):
+    """More appends wait for the shard than it may keep. Nothing of this was written."""
+
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
+        super().__init__(f"Too many appends wait for shard {shard}. Nothing was written; try again later.")
+
+
+class TooLate(LogError):
+    """The time that the append was given is over. `begun` tells whether it may be written all the same."""
+
+    def __init__(self, *, begun: bool) -> None:
+        self.begun = begun
+        super().__init__(
+            "The time for this append was over before its answer came; it may have been written."
+            if begun
+            else "The time for this append was over before it was begun. Nothing was written."
+        )
+
+
+class CheckpointAhead(LogError):
+    """A position after the head was given: it comes from another life of this log, one that was restored or made anew."""
+
+    def __init__(self, shard: int, after: int, head: int) -> None:
+        self.shard = shard
+        self.after = after
+        self.head = head
+        super().__init__(
+            f"Position {after} of shard {shard} is after its head, {head}: it was given by another log than this one, or by this one before it was restored."
+        )
+
+
+class UnknownShard(LogError):
+    """There is no such shard."""
+
+    def __init__(self, shard: int, shards: int) -> None:
+        self.shard = shard
+        super().__init__(f"There is no shard {shard}; there are {shards}, numbered from 0.")
+
+
+class ReadTooLarge(LogError):
+    """A batch of streams holds more than one answer may."""
+
+    def __init__(self, limit: str, maximum: int) -> None:
+        self.limit = limit
+        self.maximum = maximum
+        super().__init__(
+            f"These streams hold more than one answer may: {limit} is {maximum}. Ask for fewer, or read them one by one."
+        )

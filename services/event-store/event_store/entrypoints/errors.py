@@ -1,0 +1,70 @@
+"""What the log's errors say on the wire."""
+
+import grpc
+from chassis.errors import RETRY_AFTER_KEY, ErrorRow, ErrorTable
+
+from event_store.application.append_loop import NotWritten
+from event_store.domain.errors import (
+    AppendIdReused,
+    CheckpointAhead,
+    OutcomeUnknown,
+    QueueFull,
+    ReadTooLarge,
+    RevisionConflict,
+    ShardUnavailable,
+    TooLate,
+    UnknownShard,
+)
+
+_SOON = "0.2"
+_LATER = "1"
+
+
+def _conflict(error: RevisionConflict) -> dict[str, str]:
+    return {"stream": error.stream, "actual_revision": str(error.actual)}
+
+
+def _reused(error: AppendIdReused) -> dict[str, str]:
+    return {"append_id": error.append_id}
+
+
+def _shard(error: ShardUnavailable | QueueFull) -> dict[str, str]:
+    return {"shard": str(error.shard), RETRY_AFTER_KEY: _SOON}
+
+
+def _unknown(error: OutcomeUnknown) -> dict[str, str]:
+    return {"shard": str(error.shard), "append_id": error.append_id, RETRY_AFTER_KEY: _LATER}
+
+
+def _late(error: TooLate) -> dict[str, str]:
+    return {"begun": "true" if error.begun else "false"}
+
+
+def _ahead(error: CheckpointAhead) -> dict[str, str]:
+    return {"shard": str(error.shard), "after": str(error.after), "head": str(error.head)}
+
+
+def _too_large(error: ReadTooLarge) -> dict[str, str]:
+    return {"limit": error.limit, "maximum": str(error.maximum)}
+
+
+ERRORS = ErrorTable(
+    {
+        # FAILED_PRECONDITION would tell callers not to retry; a conflict is decided anew and tried again.
+        RevisionConflict: ErrorRow(grpc.StatusCode.ABORTED, "REVISION_CONFLICT", metadata=_conflict),
+        AppendIdReused: ErrorRow(grpc.StatusCode.ALREADY_EXISTS, "APPEND_ID_REUSED", metadata=_reused),
+        ShardUnavailable: ErrorRow(grpc.StatusCode.UNAVAILABLE, "SHARD_UNAVAILABLE", metadata=_shard),
+        NotWritten: ErrorRow(
+            grpc.StatusCode.UNAVAILABLE,
+            "SHARD_UNAVAILABLE",
+            message=lambda _: "A shard cannot be read at the moment; try again later.",
+            metadata=lambda _: {RETRY_AFTER_KEY: _SOON},
+        ),
+        OutcomeUnknown: ErrorRow(grpc.StatusCode.UNAVAILABLE, "OUTCOME_UNKNOWN", metadata=_unknown),
+        QueueFull: ErrorRow(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", metadata=_shard),
+        TooLate: ErrorRow(grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_LATE", metadata=_late),
+        CheckpointAhead: ErrorRow(grpc.StatusCode.OUT_OF_RANGE, "CHECKPOINT_AHEAD", metadata=_ahead),
+        UnknownShard: ErrorRow(grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_SHARD"),
+        ReadTooLarge: ErrorRow(grpc.StatusCode.RESOURCE_EXHAUSTED, "READ_TOO_LARGE", metadata=_too_large),
+    }
+)

@@ -1,0 +1,22 @@
+"""Who may do what with the log."""
+
+from typing import Final
+
+from chassis.policy import Person, Policy, Rule
+
+SERVICE: Final = "almagest.eventstore.v1.EventStoreService"
+WRITE: Final = "catalog:write"
+
+# Reading is between services: they read on their own account, for projections that serve everybody.
+_READERS: Final = frozenset({"catalog-command", "catalog-query", "worker"})
+_FOLLOWERS: Final = frozenset({"catalog-query", "worker"})
+
+POLICY: Final[Policy] = {
+    f"/{SERVICE}/Append": Rule(frozenset({"catalog-command"}), Person.PER_ITEM, frozenset({WRITE})),
+    f"/{SERVICE}/GetAppend": Rule(_READERS, Person.NONE),
+    f"/{SERVICE}/ReadStream": Rule(_READERS, Person.NONE),
+    f"/{SERVICE}/BatchReadStreams": Rule(_READERS, Person.NONE),
+    f"/{SERVICE}/ReadAll": Rule(_READERS, Person.NONE),
+    f"/{SERVICE}/Subscribe": Rule(_FOLLOWERS, Person.NONE),
+    f"/{SERVICE}/GetShardMap": Rule(_READERS | {"operator"}, Person.NONE),
+}

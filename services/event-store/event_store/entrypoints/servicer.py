@@ -1,0 +1,267 @@
+"""The log on the wire."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
+from chassis.buckets import BucketMap
+from chassis.caller import current_caller
+from chassis.deadlines import remaining
+from chassis.errors import ErrorTable, InvalidRequest
+from chassis.tokens import Claims, TokenVerifier
+
+from event_store.application.append_loop import Answer, AppendLoop
+from event_store.application.reads import Reader, Slice, StreamContent, StreamRange
+from event_store.domain.append import Append, Appended
+from event_store.domain.stream import canonical_uuid
+from event_store.entrypoints import wire
+from event_store.entrypoints.policy import WRITE
+from event_store.entrypoints.wire import Limits
+from event_store.metrics import SUBSCRIPTIONS
+
+_MAXIMUM_SECONDS = 60.0
+_HEARTBEAT = (0.05, 1.0, 60.0)
+"""The shortest, the usual and the longest heartbeat in seconds."""
+
+if TYPE_CHECKING:
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+else:  # generic for the type checker only
+    Context = Any
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """What one batch read may be."""
+
+    max_streams: int
+    max_events: int
+    max_bytes: int
+
+
+class EventStoreServicer(event_store_pb2_grpc.EventStoreServiceServicer):
+    """Answers for the log over the wire. Errors are raised; the chassis says them by the table."""
+
+    def __init__(
+        self,
+        *,
+        buckets: BucketMap,
+        loops: Sequence[AppendLoop],
+        reader: Reader,
+        verifier: TokenVerifier,
+        errors: ErrorTable,
+        limits: Limits,
+        read_limits: ReadLimits,
+    ) -> None:
+        self._buckets = buckets
+        self._loops = loops
+        self._reader = reader
+        self._verifier = verifier
+        self._errors = errors
+        self._limits = limits
+        self._read_limits = read_limits
+
+    async def Append(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.AppendRequest, context: Context
+    ) -> event_store_pb2.AppendResponse:
+        """Write the appends, each on its own."""
+        del context
+        wire.check_request(request, self._limits)
+        now = asyncio.get_running_loop().time()
+        left = remaining()
+        latest = now + (_MAXIMUM_SECONDS if left is None else left)
+        workload = str(current_caller())
+        people: dict[str, Claims | Exception] = {}
+        results: list[event_store_pb2.AppendResult | None] = [None] * len(request.appends)
+        by_shard: dict[int, _Share] = {}
+        for index, message in enumerate(request.appends):
+            try:
+                person = people.get(message.transaction_token)
+                if person is None:
+                    person = people[message.transaction_token] = await self._person(message.transaction_token)
+                if isinstance(person, Exception):
+                    raise person  # noqa: TRY301 - answered below like every other problem of this item
+                shard, append = wire.append(message, self._limits, self._buckets, person, workload)
+                deadline = latest
+                if message.HasField("timeout"):
+                    deadline = min(latest, now + message.timeout.seconds + message.timeout.nanos / 1e9)
+            except Exception as error:  # noqa: BLE001 - it answers this item, by the table
+                results[index] = self._problem(error)
+            else:
+                share = by_shard.get(shard)
+                if share is None:
+                    share = by_shard[shard] = _Share([], [], [])
+                share.indexes.append(index)
+                share.appends.append(append)
+                share.deadlines.append(deadline)
+        if len(by_shard) == 1:
+            # By far the most usual: one append, or all of one shard.
+            [(shard, share)] = by_shard.items()
+            self._answer(results, shard, share, await self._loops[shard].submit(share.appends, share.deadlines))
+        elif by_shard:
+            submitted = (self._loops[shard].submit(share.appends, share.deadlines) for shard, share in by_shard.items())
+            for (shard, share), answers in zip(by_shard.items(), await asyncio.gather(*submitted), strict=True):
+                self._answer(results, shard, share, answers)
+        return event_store_pb2.AppendResponse(results=[result for result in results if result is not None])
+
+    async def _person(self, token: str) -> Claims | Exception:
+        try:
+            claims = await self._verifier.verify(token)
+            claims.require(WRITE)
+        except Exception as error:  # noqa: BLE001 - the table says it to every item with this token
+            return error
+        return claims
+
+    def _answer(
+        self, results: list[event_store_pb2.AppendResult | None], shard: int, share: "_Share", answers: Sequence[Answer]
+    ) -> None:
+        for index, append, answer in zip(share.indexes, share.appends, answers, strict=True):
+            if isinstance(answer, Appended):
+                results[index] = event_store_pb2.AppendResult(
+                    appended=wire.appended(answer, epoch=self._buckets.epoch, bucket=append.bucket, shard=shard)
+                )
+            else:
+                results[index] = self._problem(answer)
+
+    def _problem(self, error: Exception) -> event_store_pb2.AppendResult:
+        return event_store_pb2.AppendResult(problem=self._errors.problem(error))
+
+    def _place(self, stream: str, partition_key: str) -> wire.Place:
+        faults = wire.Faults()
+        at = wire.place(stream, partition_key, self._buckets, faults)
+        faults.end()
+        return at
+
+    async def GetAppend(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.GetAppendRequest, context: Context
+    ) -> event_store_pb2.GetAppendResponse:
+        """What an earlier append was answered."""
+        del context
+        append_id = canonical_uuid(request.append_id)
+        if append_id is None:
+            raise InvalidRequest([("append_id", "is not a UUID")])
+        at = self._place(request.stream, request.partition_key)
+        found = await self._reader.logs[at.shard].committed(append_id, at.stream)
+        if found is None:
+            return event_store_pb2.GetAppendResponse()
+        return event_store_pb2.GetAppendResponse(
+            appended=wire.appended(found.appended, epoch=self._buckets.epoch, bucket=at.bucket, shard=at.shard),
+            fingerprint=found.fingerprint,
+        )
+
+    async def ReadStream(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.ReadStreamRequest, context: Context
+    ) -> AsyncIterator[event_store_pb2.ReadStreamResponse]:
+        """One stream, in pieces."""
+        del context
+        at = self._place(request.stream, request.partition_key)
+        start = (
+            wire.checked_revision(request.from_revision, "from_revision") if request.HasField("from_revision") else None
+        )
+        backwards = request.direction == event_store_pb2.DIRECTION_BACKWARDS
+        limit = wire.checked_revision(request.limit, "limit")
+        async for content in self._reader.stream(
+            at.shard, at.stream, from_revision=start, backwards=backwards, limit=limit
+        ):
+            yield _content(content)
+
+    async def BatchReadStreams(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.BatchReadStreamsRequest, context: Context
+    ) -> event_store_pb2.BatchReadStreamsResponse:
+        """Several short streams."""
+        del context
+        faults = wire.Faults()
+        count = len(request.streams)
+        if not count:
+            faults.add("streams", "is empty; at least one stream is needed")
+        if count > self._read_limits.max_streams:
+            faults.exceeds("streams", "max_batch_streams", actual=count, maximum=self._read_limits.max_streams)
+        faults.end()
+        wanted: list[tuple[int, StreamRange]] = []
+        for index, piece in enumerate(request.streams):
+            at = wire.place(piece.stream, piece.partition_key, self._buckets, faults, f"streams[{index}].stream")
+            revision = wire.checked_revision(piece.from_revision, f"streams[{index}].from_revision")
+            wanted.append((at.shard, StreamRange(at.stream, revision)))
+        faults.end()
+        contents = await self._reader.streams(
+            wanted, max_events=self._read_limits.max_events, max_bytes=self._read_limits.max_bytes
+        )
+        return event_store_pb2.BatchReadStreamsResponse(streams=[_content(content) for content in contents])
+
+    async def ReadAll(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.ReadAllRequest, context: Context
+    ) -> AsyncIterator[event_store_pb2.ReadAllResponse]:
+        """Every shard up to its head."""
+        del context
+        slices = self._reader.all(
+            wire.positions(request.after),
+            kept=wire.kept(request.filter),
+            shards=request.shards,
+            limit=wire.checked_revision(request.limit, "limit"),
+        )
+        async for piece in slices:
+            yield event_store_pb2.ReadAllResponse(events=piece.events, checkpoint=_checkpoint(piece), head=_head(piece))
+
+    async def Subscribe(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.SubscribeRequest, context: Context
+    ) -> AsyncIterator[event_store_pb2.SubscribeResponse]:
+        """Every shard, and what is still to come."""
+        del context
+        shortest, heartbeat, longest = _HEARTBEAT
+        if request.HasField("heartbeat"):
+            heartbeat = request.heartbeat.seconds + request.heartbeat.nanos / 1e9
+            if not shortest <= heartbeat <= longest:
+                raise InvalidRequest([("heartbeat", f"is not between {shortest:g} and {longest:g} seconds")])
+        slices = self._reader.subscribe(
+            wire.positions(request.after), kept=wire.kept(request.filter), shards=request.shards, heartbeat=heartbeat
+        )
+        with SUBSCRIPTIONS.track_inprogress():
+            async with aclosing(slices):
+                async for piece in slices:
+                    yield event_store_pb2.SubscribeResponse(
+                        events=piece.events, checkpoint=_checkpoint(piece), head=_head(piece)
+                    )
+
+    async def GetShardMap(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.GetShardMapRequest, context: Context
+    ) -> event_store_pb2.GetShardMapResponse:
+        """Which shard holds which buckets, and how far it is."""
+        del request, context
+        heads = await asyncio.gather(*(log.head() for log in self._reader.logs))
+        return event_store_pb2.GetShardMapResponse(
+            epoch=self._buckets.epoch,
+            shards=[
+                event_store_pb2.Shard(
+                    shard=shard,
+                    buckets=[
+                        event_pb2.BucketRange(first=first, last=last) for first, last in self._buckets.ranges(shard)
+                    ],
+                    head=head,
+                )
+                for shard, head in enumerate(heads)
+            ],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The part of a request that one shard gets."""
+
+    indexes: list[int]
+    appends: list[Append]
+    deadlines: list[float]
+
+
+def _content(content: StreamContent) -> event_store_pb2.ReadStreamResponse:
+    return event_store_pb2.ReadStreamResponse(events=content.events, last_revision=content.last_revision)
+
+
+def _checkpoint(piece: Slice) -> event_pb2.ShardPosition:
+    return event_pb2.ShardPosition(shard=piece.shard, position=piece.checkpoint)
+
+
+def _head(piece: Slice) -> event_pb2.ShardPosition:
+    return event_pb2.ShardPosition(shard=piece.shard, position=piece.head)

@@ -1,0 +1,296 @@
+"""From the wire and back. What is not well formed, or over a limit, ends here with the name of the field and of the limit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from almagest.eventstore.v1 import event_pb2, event_store_pb2
+from chassis.buckets import BUCKETS, BucketMap, bucket_of
+from chassis.errors import InvalidRequest
+from chassis.tokens import Claims
+
+from event_store.application.reads import Filter
+from event_store.domain.append import ANY, MAXIMUM_REVISION, NO_STREAM, STREAM_EXISTS, Append, Appended, NewEvent
+from event_store.domain.stream import (
+    MAXIMUM_STREAM_LENGTH,
+    MAXIMUM_TYPE_LENGTH,
+    STREAM_FORM,
+    TYPE_FORM,
+    canonical_uuid,
+    category_of,
+    is_type,
+)
+
+LIMIT_EXCEEDED: Final = "LIMIT_EXCEEDED"
+
+_MAXIMUM_FINGERPRINT_BYTES = 64
+_MAXIMUM_TRACEPARENT_LENGTH = 128
+_MAXIMUM_FILTER_ENTRIES = 100
+_APPEND_OVERHEAD = 200
+_EVENT_OVERHEAD = 100
+
+Violations = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one append may be."""
+
+    max_appends: int
+    max_events: int
+    max_payload_bytes: int
+    max_metadata_bytes: int
+    max_request_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stream lives."""
+
+    stream: str
+    category: str
+    bucket: int
+    shard: int
+
+
+class Faults:
+    """What is wrong with a request, field by field."""
+
+    def __init__(self) -> None:
+        self._violations: Violations = []
+        self._limit = False
+
+    def add(self, field: str, description: str) -> None:
+        """A field is not well formed."""
+        self._violations.append((field, description))
+
+    def exceeds(self, field: str, limit: str, *, actual: int, maximum: int) -> None:
+        """A field is over a limit."""
+        self._limit = True
+        self._violations.append((field, f"is {actual}, and {limit} is {maximum}"))
+
+    def end(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            InvalidRequest: Something was.
+        """
+        if self._violations:
+            raise InvalidRequest(self._violations, reason=LIMIT_EXCEEDED if self._limit else None)
+
+
+def check_request(request: event_store_pb2.AppendRequest, limits: Limits) -> None:
+    """See that the request as a whole may be looked at.
+
+    Raises:
+        InvalidRequest: It holds no append, or too many, or too much.
+    """
+    faults = Faults()
+    count, size = len(request.appends), request.ByteSize()
+    if not count:
+        faults.add("appends", "is empty; at least one append is needed")
+    if count > limits.max_appends:
+        faults.exceeds("appends", "max_appends", actual=count, maximum=limits.max_appends)
+    if size > limits.max_request_bytes:
+        faults.exceeds("", "max_request_bytes", actual=size, maximum=limits.max_request_bytes)
+    faults.end()
+
+
+def place(stream: str, partition_key: str, buckets: BucketMap, faults: Faults, field: str = "stream") -> Place:
+    """Where a stream lives; for a name that is not one, somewhere, with a fault noted."""
+    category = None
+    if len(stream) > MAXIMUM_STREAM_LENGTH:
+        faults.exceeds(
+            field, "the maximum length of a stream's name", actual=len(stream), maximum=MAXIMUM_STREAM_LENGTH
+        )
+    else:
+        category = category_of(stream)
+        if category is None:
+            faults.add(field, STREAM_FORM)
+    if len(partition_key) > MAXIMUM_STREAM_LENGTH:
+        faults.exceeds(
+            "partition_key",
+            "the maximum length of a partition key",
+            actual=len(partition_key),
+            maximum=MAXIMUM_STREAM_LENGTH,
+        )
+    if category is None:
+        return Place(stream, "", 0, 0)
+    bucket = bucket_of(partition_key or stream[len(category) + 1 :])
+    return Place(stream, category, bucket, buckets.shard_of(bucket))
+
+
+def append(
+    message: event_store_pb2.Append, limits: Limits, buckets: BucketMap, claims: Claims, workload: str
+) -> tuple[int, Append]:
+    """The shard and the append that a message asks for. Who writes is what the claims and the caller's certificate say, whatever the message says.
+
+    Raises:
+        InvalidRequest: It is not well formed or over a limit.
+    """
+    faults = Faults()
+    append_id = canonical_uuid(message.append_id)
+    if append_id is None:
+        faults.add("append_id", "is not a UUID")
+    at = place(message.stream, message.partition_key, buckets, faults)
+    expected = _expected(message, faults)
+    if len(message.fingerprint) > _MAXIMUM_FINGERPRINT_BYTES:
+        faults.exceeds(
+            "fingerprint",
+            "the maximum length of a fingerprint",
+            actual=len(message.fingerprint),
+            maximum=_MAXIMUM_FINGERPRINT_BYTES,
+        )
+    if len(message.traceparent) > _MAXIMUM_TRACEPARENT_LENGTH:
+        faults.add("traceparent", "is not a W3C trace context")
+    count = len(message.events)
+    if not count:
+        faults.add("events", "is empty; at least one event is needed")
+    if count > limits.max_events:
+        faults.exceeds("events", "max_events", actual=count, maximum=limits.max_events)
+        faults.end()
+    events: list[NewEvent] = []
+    size = _APPEND_OVERHEAD
+    for index, event in enumerate(message.events):
+        new = _event(index, event, message.traceparent, limits, claims, workload, faults)
+        events.append(new)
+        size += _EVENT_OVERHEAD + len(new.payload) + len(new.metadata)
+    faults.end()
+    return at.shard, Append(
+        append_id or "",
+        at.stream,
+        at.category,
+        at.bucket,
+        expected,
+        message.fingerprint,
+        events,
+        size,
+        message.traceparent,
+    )
+
+
+def _expected(message: event_store_pb2.Append, faults: Faults) -> int:
+    which = message.WhichOneof("expected")
+    if which == "exact_revision":
+        if message.exact_revision > MAXIMUM_REVISION:
+            faults.add("exact_revision", f"is over {MAXIMUM_REVISION}")
+            return ANY
+        return message.exact_revision
+    if which == "no_stream":
+        return NO_STREAM
+    if which == "stream_exists":
+        return STREAM_EXISTS
+    if which is None:
+        # Not ANY: a writer who forgot to say what it believes must not overwrite what it has not seen.
+        faults.add("expected", "is not set; say exact_revision, no_stream, stream_exists or any")
+    return ANY
+
+
+def _event(
+    index: int,
+    event: event_pb2.NewEvent,
+    traceparent: str,
+    limits: Limits,
+    claims: Claims,
+    workload: str,
+    faults: Faults,
+) -> NewEvent:
+    event_id = canonical_uuid(event.event_id)
+    if event_id is None:
+        faults.add(f"events[{index}].event_id", "is not a UUID")
+    name = event.type
+    if len(name) > MAXIMUM_TYPE_LENGTH:
+        faults.exceeds(
+            f"events[{index}].type",
+            "the maximum length of a type's name",
+            actual=len(name),
+            maximum=MAXIMUM_TYPE_LENGTH,
+        )
+    elif not is_type(name):
+        faults.add(f"events[{index}].type", TYPE_FORM)
+    payload = event.payload
+    if len(payload) > limits.max_payload_bytes:
+        faults.exceeds(
+            f"events[{index}].payload", "max_payload_bytes", actual=len(payload), maximum=limits.max_payload_bytes
+        )
+    metadata = event.metadata
+    metadata.actor = claims.subject
+    metadata.transaction_id = claims.transaction_id
+    metadata.workload = workload
+    if not metadata.traceparent:
+        metadata.traceparent = traceparent
+    written = metadata.SerializeToString()
+    if len(written) > limits.max_metadata_bytes:
+        faults.exceeds(
+            f"events[{index}].metadata", "max_metadata_bytes", actual=len(written), maximum=limits.max_metadata_bytes
+        )
+    return NewEvent(event_id or "", name, payload, written)
+
+
+def appended(answer: Appended, *, epoch: int, bucket: int, shard: int) -> event_store_pb2.Appended:
+    """The message for a written append."""
+    return event_store_pb2.Appended(
+        first_revision=answer.first_revision,
+        last_revision=answer.last_revision,
+        position=event_pb2.ConsistencyToken(epoch=epoch, bucket=bucket, shard=shard, position=answer.position),
+        replayed=answer.replayed,
+    )
+
+
+def kept(message: event_store_pb2.Filter) -> Filter:
+    """The filter that a message asks for.
+
+    Raises:
+        InvalidRequest: It is too long, or names buckets that do not exist.
+    """
+    faults = Faults()
+    for field, entries in (("categories", message.categories), ("types", message.types), ("buckets", message.buckets)):
+        if len(entries) > _MAXIMUM_FILTER_ENTRIES:
+            faults.exceeds(
+                f"filter.{field}",
+                "the maximum number of filter entries",
+                actual=len(entries),
+                maximum=_MAXIMUM_FILTER_ENTRIES,
+            )
+    for field, names in (("categories", message.categories), ("types", message.types)):
+        for index, name in enumerate(names):
+            if not name or len(name) > MAXIMUM_TYPE_LENGTH or "\0" in name:
+                faults.add(f"filter.{field}[{index}]", "is not a name")
+    buckets: set[int] = set()
+    for index, bucket_range in enumerate(message.buckets):
+        if bucket_range.first > bucket_range.last or bucket_range.last >= BUCKETS:
+            faults.add(f"filter.buckets[{index}]", f"is not a range within 0 to {BUCKETS - 1}")
+        else:
+            buckets.update(range(bucket_range.first, bucket_range.last + 1))
+    faults.end()
+    everywhere = len(buckets) == BUCKETS
+    return Filter(tuple(message.categories), tuple(message.types), () if everywhere else tuple(sorted(buckets)))
+
+
+def positions(after: Sequence[event_pb2.ShardPosition]) -> Mapping[int, int]:
+    """A vector of positions.
+
+    Raises:
+        InvalidRequest: A shard comes twice, or a position is out of range.
+    """
+    faults = Faults()
+    vector: dict[int, int] = {}
+    for index, entry in enumerate(after):
+        if entry.shard in vector:
+            faults.add(f"after[{index}].shard", "was named before")
+        if entry.position > MAXIMUM_REVISION:
+            faults.add(f"after[{index}].position", f"is over {MAXIMUM_REVISION}")
+        vector[entry.shard] = entry.position
+    faults.end()
+    return vector
+
+
+def checked_revision(revision: int, field: str) -> int:
+    """A revision that the log can hold.
+
+    Raises:
+        InvalidRequest: It is out of range.
+    """
+    if revision > MAXIMUM_REVISION:
+        raise InvalidRequest([(field, f"is over {MAXIMUM_REVISION}")])
+    return revision
