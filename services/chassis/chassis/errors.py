@@ -167,7 +167,7 @@ class RemoteProblem(Exception):
         return self.problem.reason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ErrorRow(Generic[E]):
     """How one class of exceptions, and its subclasses without a row of their own, are answered.
 

@@ -7,8 +7,8 @@ is closed when its calls have ended.
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import grpc
 import orjson
@@ -110,9 +110,10 @@ class Channel(grpc.aio.Channel):
 
     def _identity_changed(self, _identity: Identity) -> None:
         if self._swapping is None and not self._closed:
-            self._swapping = self._spawn(self._swap())
+            self._swapping = self.spawn(self._swap())
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run work beside the calls, until the channel is closed, in a context that belongs to no call."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -132,7 +133,7 @@ class Channel(grpc.aio.Channel):
                     await fresh.channel.close()
                     raise
                 old, self._connection = self._connection, fresh
-                self._spawn(old.retire())
+                self.spawn(old.retire())
         finally:
             self._swapping = None
 
@@ -357,20 +358,17 @@ class _StreamMethod(_Method):
             _finish(span, grpc.StatusCode.UNKNOWN)
             raise
 
-        def done(ended: Any) -> None:
-            code = cast("grpc.StatusCode", _code_of(ended))
-            connection.end()
+        async def measure() -> None:
+            code: grpc.StatusCode = await call.code()
             self._metrics.end(began, code)
             _finish(span, code)
 
+        def done(_call: Any) -> None:
+            connection.end()
+            self._channel.spawn(measure())
+
         call.add_done_callback(done)
         return StreamCall(call, self._problem, self._cut_off)
-
-
-def _code_of(call: Any) -> grpc.StatusCode:
-    status = getattr(call, "_cython_call", None)
-    code = status.status().code() if status is not None and status.done() else grpc.StatusCode.CANCELLED.value[0]
-    return next((known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.UNKNOWN)
 
 
 class StreamCall:
