@@ -11,13 +11,13 @@ class Settings(DatabaseSettings):
     """Databases, key-encryption key, and how long what we issue is good for."""
 
     key_encryption_key_file: Path | None = None
-    """32 random bytes in base64, kept apart from the databases and their backups. Needed by everything but `migrate`."""
+    """32 random bytes in base64, kept apart from the databases and their backups. All but `migrate` need it."""
     access_token_seconds: int = Field(default=600, ge=10, le=3600)
     session_seconds: int = Field(default=14 * 24 * 3600, ge=60)
     """When a session ends at the latest, however often it is refreshed."""
     transaction_token_seconds: int = Field(default=60, ge=5, le=60)
     key_publication_seconds: int = Field(default=600, ge=0)
-    """How long a signing key is published before it may sign: longer than any verifier keeps the key set without asking again."""
+    """How long a signing key is published before it may sign: longer than verifiers keep the key set."""
     key_refresh_seconds: float = Field(default=10, gt=0)
     """How often a replica looks whether another one has rotated the signing keys."""
 
@@ -37,6 +37,11 @@ class Settings(DatabaseSettings):
         return timedelta(seconds=self.transaction_token_seconds)
 
     @property
+    def key_publication(self) -> timedelta:
+        """How long a signing key is published before it may sign."""
+        return timedelta(seconds=self.key_publication_seconds)
+
+    @property
     def key_overlap(self) -> timedelta:
-        """How long a retired key stays published: as long as what it signed last, and as what verifiers may have cached."""
-        return self.access_lifetime + timedelta(seconds=self.key_publication_seconds)
+        """How long a retired key stays published: as long as what it signed last may live, and some more."""
+        return self.access_lifetime + self.key_publication

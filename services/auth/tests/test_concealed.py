@@ -54,17 +54,15 @@ def test_a_row_shows_no_hash():
 def test_a_log_line_shows_no_hash():
     """Whatever is logged of a row or of a registration, with arguments or in a traceback, the secret is not among it."""
     stream = io.StringIO()
-    logger = logging.Logger("concealed")
+    logger = logging.getLogger("concealed")
     logger.addHandler(logging.StreamHandler(stream))
     user = row()
     person = registration(
         email="ada@example.org", password="open sesame, please", first_name="A", last_name="L", roles=[Role.VIEWER]
     )
     logger.warning("%s %r %s %r", user, vars(user), person, person)
-    try:
-        raise LookupError(user, person, user._password_hash)
-    except LookupError:
-        logger.exception("failed")
+    error = LookupError(user, person, user._password_hash)
+    logger.error("failed", exc_info=error)
     written = stream.getvalue()
     assert "concealed" in written
     assert "argon2" not in written

@@ -1,7 +1,8 @@
 """argon2id with OWASP's parameters, in threads of its own.
 
-A hash takes tens of milliseconds and 19 MiB by design. Two threads are the semaphore: at most two hashes at once, however many people log in, and a
-caller who gives up frees a place only when the thread is done, which a semaphore around the await would get wrong.
+A hash takes tens of milliseconds and 19 MiB by design. Two threads are the semaphore: at most two hashes at once,
+however many people log in, and a caller who gives up frees a place only when the thread is done, which a semaphore
+around the await would get wrong.
 """
 
 import asyncio

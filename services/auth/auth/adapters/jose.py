@@ -10,8 +10,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import OKPKey
-from joserfc.jws import CompactSignature
+from joserfc.jwk import GuestProtocol, OKPKey
 
 from auth.adapters.sealing import KeyEncryptionKey
 from auth.application.keys import SigningKeys
@@ -107,7 +106,8 @@ class KeyRing:
     def verify(self, token: str, *, kind: str) -> Claims:
         """The claims of a JWT whose signature, algorithm and kind are right.
 
-        The key is found by `kid` among our own; what a token says about keys (`jwk`, `jku`, `x5u`) is never looked at (ASVS 9.1.3).
+        The key is found by `kid` among our own; what a token says about keys (`jwk`, `jku`, `x5u`) is never looked at
+        (ASVS 9.1.3).
 
         Raises:
             InvalidAccessToken
@@ -122,7 +122,7 @@ class KeyRing:
             raise InvalidAccessToken
         return decoded.claims
 
-    def _find(self, signature: CompactSignature) -> OKPKey:
+    def _find(self, signature: GuestProtocol) -> OKPKey:
         kid = signature.headers().get("kid")
         key = self._verifying.get(kid) if isinstance(kid, str) else None
         if key is None:

@@ -4,7 +4,7 @@ Every use case's writes happen on one shard in one transaction, so no commit eve
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
@@ -42,18 +42,20 @@ class PostgresPeople:
 
     async def claim(self, command_id: UUID, fingerprint: bytes, *, now: datetime) -> bytes:
         """Bind a command id to a request. Answers the fingerprint that it is bound to, now or since before."""
-        row = CommandRow(id=command_id, fingerprint=fingerprint, created_at=now)
+        bound = select(CommandRow.fingerprint).where(CommandRow.id == command_id)
         async with self._sessions.begin() as session:
-            bound = select(CommandRow.fingerprint).where(CommandRow.id == command_id)
             found = await session.scalar(bound)
-            if found is not None:
-                return found
-            try:
-                async with session.begin_nested():
-                    session.add(row)
-            except IntegrityError:
+        if found is not None:
+            return found
+        # In a transaction of its own, not in a savepoint: a ShardedSession's flush goes around savepoints, since it takes
+        # its connections from the outermost transaction (SQLAlchemy 2.1.9).
+        try:
+            async with self._sessions.begin() as session:
+                session.add(CommandRow(id=command_id, fingerprint=fingerprint, created_at=now))
+        except IntegrityError:
+            async with self._sessions.begin() as session:
                 return (await session.scalars(bound)).one()
-            return fingerprint
+        return fingerprint
 
     async def made_by(self, command_id: UUID, *, email: str) -> User | None:
         """The person with this e-mail address, if this command created them."""
@@ -64,7 +66,7 @@ class PostgresPeople:
     async def add(
         self, registration: Registration, password_hash: PasswordHash, *, command_id: UUID, now: datetime
     ) -> User:
-        """Keep a new person, under a new id that carries their bucket. The same command again answers the person that it created.
+        """Keep a new person, under a new id with their bucket. The same command again answers the person it created.
 
         Raises:
             EmailTaken: by someone whom another command created.
@@ -174,7 +176,7 @@ class PostgresSessions:
             )
 
     @asynccontextmanager
-    async def locked(self, session_id: UUID) -> AsyncIterator[PostgresFamily | None]:
+    async def locked(self, session_id: UUID) -> AsyncGenerator[PostgresFamily | None]:
         """The session, for changes by one at a time, committed at the end."""
         wanted = (
             select(SessionRow, UserRow)
@@ -248,7 +250,7 @@ class PostgresSigningKeys:
         self._home = shards.of_bucket(0)
 
     @asynccontextmanager
-    async def exclusively(self) -> AsyncIterator[PostgresKeyLedger]:
+    async def exclusively(self) -> AsyncGenerator[PostgresKeyLedger]:
         """One replica at a time; committed at the end."""
         lock = text("SELECT pg_advisory_xact_lock(:key)")
         async with self._sessions.begin() as session:

@@ -1,7 +1,8 @@
 """The key-encryption key: what makes a stolen copy of the database useless for signing.
 
-It comes from a file that is kept apart from the databases and their backups. Two keys are derived from it (HKDF-SHA256), one to seal private keys
-with AES-256-GCM, one to fingerprint requests, so that no use of one says anything about the other.
+It comes from a file that is kept apart from the databases and their backups. Two keys are derived from it
+(HKDF-SHA256), one to seal private keys with AES-256-GCM, one to fingerprint requests, so that no use of one says
+anything about the other.
 """
 
 import base64
@@ -73,8 +74,8 @@ class KeyEncryptionKey:
         header, rest = sealed[: 1 + _ID_BYTES], sealed[1 + _ID_BYTES :]
         if header != _VERSION + self._id:
             raise KeyEncryptionKeyError(
-                f"{context} was sealed with the key-encryption key {header[1:].hex()}, and this process was given {self._id.hex()}: "
-                "give it the file it was first started with (ALMAGEST_KEY_ENCRYPTION_KEY_FILE)"
+                f"{context} was sealed with the key-encryption key {header[1:].hex()}, and this process was given "
+                f"{self._id.hex()}: give it the file it was first started with (ALMAGEST_KEY_ENCRYPTION_KEY_FILE)"
             )
         try:
             return self._aead.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], header + context.encode())

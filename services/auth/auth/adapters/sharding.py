@@ -1,7 +1,8 @@
 """Which database is asked: the choosers of SQLAlchemy's `ShardedSession`, from the columns that carry a bucket.
 
-A statement goes to one shard when a criterion that all its rows must meet names a bucket: equality or IN on a column that `tables` marks. Anything
-else asks every shard and merges, which is right and slow; the tests assert which databases were asked.
+A statement goes to one shard when a criterion that all its rows must meet names a bucket: equality or IN on a column
+that `tables` marks. Anything else asks every shard and merges, which is right and slow; the tests assert which
+databases were asked.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ class Shards:
         """The shard that holds a bucket."""
         return self.names[self._map.shard_of(bucket)]
 
-    def of_instance(self, mapper: Mapper[Any] | None, instance: object, clause: ClauseElement | None = None) -> str:
+    def of_instance(self, mapper: Mapper[Any] | None, instance: object, clause: ClauseElement | None = None) -> str:  # noqa: ARG002 - SQLAlchemy names it
         """The shard that a row is written to (`shard_chooser`)."""
         if mapper is None or instance is None:
             raise LookupError("a statement that is not about one row must name its shard")
@@ -46,8 +47,8 @@ class Shards:
         """The shards where a primary key may be (`identity_chooser`)."""
         if HOME in cast("Table", mapper.local_table).info:
             return (self.of_bucket(cast("Table", mapper.local_table).info[HOME]),)
-        values = primary_key if isinstance(primary_key, tuple) else (primary_key,)
-        for column, value in zip(mapper.primary_key, cast("tuple[object, ...]", values), strict=True):
+        values = cast("Sequence[object]", primary_key if isinstance(primary_key, tuple | list) else (primary_key,))
+        for column, value in zip(mapper.primary_key, values, strict=True):
             if BUCKET in column.info:
                 return (self.of_bucket(column.info[BUCKET](value)),)
         return self.names
@@ -57,7 +58,8 @@ class Shards:
         mapper = state.bind_mapper
         if mapper is not None and HOME in cast("Table", mapper.local_table).info:
             return (self.of_bucket(cast("Table", mapper.local_table).info[HOME]),)
-        parameters = state.parameters if isinstance(state.parameters, Mapping) else {}
+        given = state.parameters
+        parameters = cast("Mapping[str, object]", given if isinstance(given, Mapping) else {})
         where = getattr(state.statement, "whereclause", None)
         possible = set(self.names)
         for bucket_of_value, values in _criteria(where, parameters):
@@ -81,9 +83,9 @@ def sharded_sessions(shards: Shards, engines: Sequence[AsyncEngine]) -> async_se
 def _criteria(
     clause: object, parameters: Mapping[str, object]
 ) -> Iterator[tuple[Callable[[Any], int], Iterable[object]]]:
-    """The criteria that every row must meet and that name a bucket: how its column leads there, and the values allowed."""
+    """The criteria that every row must meet and that name a bucket: the way there, and the values allowed."""
     if isinstance(clause, Grouping):
-        yield from _criteria(clause.element, parameters)
+        yield from _criteria(cast("object", clause.element), parameters)
     elif isinstance(clause, BooleanClauseList) and clause.operator is and_:
         for part in clause.clauses:
             yield from _criteria(part, parameters)

@@ -35,13 +35,13 @@ class _HashText(TypeDecorator[PasswordHash]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: PasswordHash | None, dialect: Dialect) -> str | None:
+    def process_bind_param(self, value: PasswordHash | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's own protocol
         return None if value is None else value.reveal()
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> PasswordHash | None:
+    def process_result_value(self, value: str | None, dialect: Dialect) -> PasswordHash | None:  # noqa: ARG002 - SQLAlchemy's own protocol
         return None if value is None else PasswordHash(value)
 
-    def process_literal_param(self, value: PasswordHash | None, dialect: Dialect) -> NoReturn:
+    def process_literal_param(self, value: PasswordHash | None, dialect: Dialect) -> NoReturn:  # noqa: ARG002 - SQLAlchemy's own protocol
         raise TypeError("a password hash is never written into the text of a statement")
 
 

@@ -94,8 +94,8 @@ async def create_person(
 ) -> User:
     """Create a person, once per command id.
 
-    The command id is bound to the request first, on a shard of its own: the same id with another e-mail address, which may live on another shard,
-    is refused too.
+    The command id is bound to the request first, on a shard of its own: the same id with another e-mail address, which
+    may live on another shard, is refused too.
 
     Raises:
         CommandReused, EmailTaken

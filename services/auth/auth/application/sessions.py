@@ -178,7 +178,7 @@ async def refresh_session(token: str, *, sessions: Sessions, signer: Signer, ter
 
 
 async def log_out(token: str, *, sessions: Sessions, terms: Terms) -> None:
-    """End the session of a refresh token, the last or an earlier one. A token that is none of ours is no error: its session is over."""
+    """End the session of a refresh token, the last or an earlier one. A token that is none of ours is no error."""
     try:
         session_id, presented = session_of(token), hashed(token)
     except InvalidRefreshToken:

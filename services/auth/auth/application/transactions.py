@@ -64,7 +64,7 @@ async def delegate(
     signer: Signer,
     terms: Terms,
 ) -> TransactionToken:
-    """Answer a transaction token for the submitter of a job, as long as they exist and hold the scopes, which must be named.
+    """Answer a transaction token for the submitter of a job, as long as they exist and hold the scopes.
 
     Raises:
         UnknownPerson, ScopesNotHeld, InvalidFields

@@ -1,7 +1,8 @@
 """What tokens say.
 
-Two kinds, both signed with the same keys, told apart by `typ` and `aud` so that neither passes for the other (RFC 8725, 3.11 and 3.12): access
-tokens (RFC 9068) for the gateway's door, and transaction tokens (draft-ietf-oauth-transaction-tokens) for one request's way through the services.
+Two kinds, both signed with the same keys, told apart by `typ` and `aud` so that neither passes for the other (RFC 8725,
+3.11 and 3.12): access tokens (RFC 9068) for the gateway's door, and transaction tokens
+(draft-ietf-oauth-transaction-tokens) for one request's way through the services.
 """
 
 from collections.abc import Collection, Mapping

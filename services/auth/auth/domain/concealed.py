@@ -1,7 +1,8 @@
 """Values that may be used and never shown.
 
-A password or its hash leaks through what nobody wrote on purpose: a dataclass's repr in a traceback, a row turned into a dict for a log line, a
-pickle in a cache. Here every one of those ways ends in a fixed text or an error, and the one way to the value has a name that can be searched for.
+A password or its hash leaks through what nobody wrote on purpose: a dataclass's repr in a traceback, a row turned into
+a dict for a log line, a pickle in a cache. Here every one of those ways ends in a fixed text or an error, and the one
+way to the value has a name that can be searched for.
 """
 
 import hmac
@@ -9,7 +10,7 @@ from typing import NoReturn
 
 
 class Concealed:
-    """A text that only `reveal` shows. It has no `__dict__`, cannot be pickled or copied, and compares in constant time."""
+    """A text that only `reveal` shows, without a `__dict__`, never pickled or copied, compared in constant time."""
 
     __slots__ = ("__value",)
 
@@ -24,7 +25,7 @@ class Concealed:
         return f"{type(self).__name__}(concealed)"
 
     def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self) or not isinstance(other, Concealed):
+        if not isinstance(other, Concealed) or type(other) is not type(self):
             return NotImplemented
         return hmac.compare_digest(self.__value.encode(), other.__value.encode())
 

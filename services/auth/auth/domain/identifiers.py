@@ -1,8 +1,9 @@
 """Ids that know their shard.
 
-A person's bucket is that of the normalised e-mail address. The ids of the person and of their sessions are UUIDv7 whose lowest ten bits, random
-by RFC 9562, are this bucket: so an id, an e-mail address and a token all lead to the one database that knows them, without a lookup table that a
-second write on another shard would have to keep true. See docs/adr/0012.
+A person's bucket is that of the normalised e-mail address. The ids of the person and of their sessions are UUIDv7 whose
+lowest ten bits, random by RFC 9562, are this bucket: so an id, an e-mail address and a token all lead to the one
+database that knows them, without a lookup table that a second write on another shard would have to keep true. See
+docs/adr/0012.
 """
 
 from uuid import UUID

@@ -1,7 +1,7 @@
 """The life of signing keys: published as next, then active, then retired, then forgotten.
 
-A key is published before it signs, so that whoever caches the key set knows it by then, and stays published after it stopped, so that what it
-signed can be verified until it expires. At any time one key signs and one waits.
+A key is published before it signs, so that whoever caches the key set knows it by then, and stays published after it
+stopped, so that what it signed can be verified until it expires. At any time one key signs and one waits.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """An Ed25519 key pair. The private half stays sealed until it signs; `kid` is the thumbprint of the public half (RFC 7638)."""
+    """An Ed25519 key pair. The private half is sealed; `kid` is the thumbprint of the public half (RFC 7638)."""
 
     kid: str
     public_key: bytes

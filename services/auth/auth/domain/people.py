@@ -19,8 +19,8 @@ LONGEST_NAME = 100
 _LONGEST_EMAIL = 254
 _LONGEST_LOCAL_PART = 64
 
-# Dot-atoms and host names of RFC 5321 in ASCII: no quoted local parts, comments or address literals, which nobody has and parsers disagree about.
-# A domain of a single label is allowed, for `admin@localhost`.
+# Dot-atoms and host names of RFC 5321 in ASCII: no quoted local parts, comments or address literals, which nobody has
+# and parsers disagree about. A domain of a single label is allowed, for `admin@localhost`.
 _ATOM = r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _EMAIL = re.compile(rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*", re.ASCII)
@@ -44,7 +44,7 @@ SCOPES: Mapping[Role, frozenset[str]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person. The password hash is not here: whoever checks passwords gets it apart (`Credentials` of the use cases)."""
+    """A person. The password hash is not here: whoever checks passwords gets it apart."""
 
     id: UUID
     email: str
@@ -85,10 +85,10 @@ def normalised_email(text: str) -> str:
 
 
 def acceptable_password(text: str) -> Password:
-    """The password, normalised so that each keyboard's way to write a character gives the same one (NIST SP 800-63B, 5.1.1.2).
+    """The password, normalised so that it is the same from every keyboard (NIST SP 800-63B, 5.1.1.2).
 
     Raises:
-        ValueError: it is too short or too long. Nothing else is asked of a password: rules of composition make worse ones.
+        ValueError: it is too short or too long. Nothing else is asked: rules of composition make worse passwords.
     """
     password = unicodedata.normalize("NFKC", text)
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:

@@ -1,7 +1,8 @@
 """Sessions, each a family of refresh tokens of which only the last is good.
 
-Every refresh replaces the token. One that comes a second time means that two parties hold it, and we cannot know which is the thief: the session
-ends for both (RFC 9700, 4.14.2; ASVS 10.4.5). There is no grace period for a client that races itself.
+Every refresh replaces the token. One that comes a second time means that two parties hold it, and we cannot know which
+is the thief: the session ends for both (RFC 9700, 4.14.2; ASVS 10.4.5). There is no grace period for a client that
+races itself.
 """
 
 import hashlib
@@ -45,8 +46,8 @@ class Verdict(Enum):
 def judge(session: Session, *, presented: bytes, used_before: bool, now: datetime) -> Verdict:
     """Decide on the hash of a presented refresh token.
 
-    A hash that the session never had is `FOREIGN` and changes nothing: an access token names its session, and knowing the name must not
-    be enough to end it.
+    A hash that the session never had is `FOREIGN` and changes nothing: an access token names its session, and knowing
+    the name must not be enough to end it.
     """
     if presented != session.token_hash and not used_before:
         return Verdict.FOREIGN
@@ -73,5 +74,5 @@ def session_of(token: str) -> UUID:
 
 
 def hashed(token: str) -> bytes:
-    """What is stored of a refresh token. SHA-256 is enough for 256 random bits; only what people choose needs a slow hash."""
+    """What is stored of a refresh token. SHA-256 is enough for 256 random bits; what people choose needs a slow one."""
     return hashlib.sha256(token.encode()).digest()

@@ -1,6 +1,7 @@
 """AuthService on the wire."""
+# ruff: noqa: N802, ARG002 - gRPC names the methods, and gives each a context
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -155,7 +156,7 @@ def _uuid(field: str, text: str) -> UUID:
         raise InvalidFields([(field, "must be a UUID")]) from None
 
 
-def _roles(numbers: Sequence[wire.Role]) -> list[Role]:
+def _roles(numbers: Iterable[wire.Role.ValueType]) -> list[Role]:
     try:
         return [_ROLES[number] for number in numbers]
     except KeyError:

@@ -5,7 +5,7 @@ The same tables stand on every shard; signing keys are only ever written to the 
 
 import sqlalchemy as sa
 from alembic import op
-from chassis.database.migrations import grant
+from chassis.database.migrations import service_role
 from sqlalchemy.dialects import postgresql
 
 revision = "0001"
@@ -73,11 +73,15 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("state IN ('next', 'active')"),
     )
-    grant("SELECT, INSERT, UPDATE (password_hash)", "users")
-    grant("SELECT, INSERT, DELETE, UPDATE (token_hash, revoked_at)", "sessions")
-    grant("SELECT, INSERT", "used_refresh_tokens")
-    grant("SELECT, INSERT", "commands")
-    grant("SELECT, INSERT, UPDATE (state, retired_at)", "signing_keys")
+    role = service_role()
+    for privileges, table in (
+        ("SELECT, INSERT, UPDATE (password_hash)", "users"),
+        ("SELECT, INSERT, DELETE, UPDATE (token_hash, revoked_at)", "sessions"),
+        ("SELECT, INSERT", "used_refresh_tokens"),
+        ("SELECT, INSERT", "commands"),
+        ("SELECT, INSERT, UPDATE (state, retired_at)", "signing_keys"),
+    ):
+        op.execute(f"GRANT {privileges} ON {table} TO {role}")
 
 
 def downgrade() -> None:

@@ -1,0 +1,137 @@
+"""The composition root."""
+
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from almagest.auth.v1 import auth_pb2, auth_pb2_grpc
+from chassis.database.engine import create_engine
+from chassis.identity.spiffe import SpiffeId
+from chassis.ids import uuid7
+from chassis.process import Assembly, Chassis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from auth.adapters.argon2 import Argon2Passwords
+from auth.adapters.jose import KeyForge, KeyRing
+from auth.adapters.postgres import PostgresPeople, PostgresSessions, PostgresSigningKeys
+from auth.adapters.sealing import KeyEncryptionKey, KeyEncryptionKeyError
+from auth.adapters.sharding import Shards, sharded_sessions
+from auth.application.keys import ensure_signing_keys
+from auth.application.sessions import Terms
+from auth.domain.sessions import SECRET_BYTES
+from auth.entrypoints.errors import ERRORS
+from auth.entrypoints.policy import POLICY
+from auth.entrypoints.servicer import AuthServicer, Ports
+from auth.settings import Settings
+
+_SERVICE = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What this process is made of: for the service, and for the commands of its operators."""
+
+    engines: tuple[AsyncEngine, ...]
+    people: PostgresPeople
+    sessions: PostgresSessions
+    signing_keys: PostgresSigningKeys
+    passwords: Argon2Passwords
+    key_encryption_key: KeyEncryptionKey
+    forge: KeyForge
+
+
+def now() -> datetime:
+    """The present moment."""
+    return datetime.now(UTC)
+
+
+def fresh_secret() -> str:
+    """32 random bytes in base64url."""
+    return secrets.token_urlsafe(SECRET_BYTES)
+
+
+@asynccontextmanager
+async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
+    """Make the parts, and take them apart again.
+
+    Raises:
+        KeyEncryptionKeyError: there is no usable key-encryption key.
+    """
+    if settings.key_encryption_key_file is None:
+        raise KeyEncryptionKeyError(
+            "ALMAGEST_KEY_ENCRYPTION_KEY_FILE is not set: it names a file with 32 random bytes in base64"
+        )
+    key_encryption_key = KeyEncryptionKey.read(settings.key_encryption_key_file)
+    async with AsyncExitStack() as stack:
+        shards = Shards(len(settings.database_urls))
+        engines: list[AsyncEngine] = []
+        for name, dsn in zip(shards.names, settings.database_urls, strict=True):
+            engine = create_engine(dsn, name=name, size=settings.pool_size, hide_parameters=True)
+            stack.push_async_callback(engine.dispose)
+            engines.append(engine)
+        sessions = sharded_sessions(shards, engines)
+        passwords = Argon2Passwords()
+        stack.callback(passwords.close)
+        yield Parts(
+            engines=tuple(engines),
+            people=PostgresPeople(sessions, fresh_id=uuid7),
+            sessions=PostgresSessions(sessions),
+            signing_keys=PostgresSigningKeys(sessions, shards),
+            passwords=passwords,
+            key_encryption_key=key_encryption_key,
+            forge=KeyForge(key_encryption_key),
+        )
+
+
+@asynccontextmanager
+async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGenerator[Assembly]:
+    """Put the service together."""
+    async with assembled(settings) as parts:
+        key_ring = KeyRing(
+            keys=parts.signing_keys,
+            key_encryption_key=parts.key_encryption_key,
+            overlap=settings.key_overlap,
+            clock=now,
+        )
+        key_ring.take(await ensure_signing_keys(keys=parts.signing_keys, forge=parts.forge, clock=now))
+
+        async def jwks() -> bytes:
+            return key_ring.jwks()
+
+        chassis.verify_with(jwks)
+        ports = Ports(
+            people=parts.people,
+            passwords=parts.passwords,
+            sessions=parts.sessions,
+            fingerprints=parts.key_encryption_key,
+            signer=key_ring,
+            terms=Terms(
+                issuer=str(SpiffeId.of("auth", settings.trust_domain)),
+                trust_domain=settings.trust_domain,
+                access_lifetime=settings.access_lifetime,
+                session_lifetime=settings.session_lifetime,
+                transaction_lifetime=settings.transaction_lifetime,
+                clock=now,
+                fresh_id=uuid7,
+                fresh_secret=fresh_secret,
+            ),
+        )
+
+        async def databases_answer() -> None:
+            for engine in parts.engines:
+                async with engine.connect() as connection:
+                    await connection.execute(text("SELECT 1"))
+
+        async def watch_keys() -> None:
+            await key_ring.watch(settings.key_refresh_seconds)
+
+        yield Assembly(
+            servicers=[(_SERVICE, auth_pb2_grpc.add_AuthServiceServicer_to_server, AuthServicer(ports))],
+            policy=POLICY,
+            errors=ERRORS,
+            tasks=[watch_keys],
+            probes={"databases": databases_answer},
+        )

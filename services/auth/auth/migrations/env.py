@@ -1,0 +1,7 @@
+"""Alembic's way into the users databases."""
+
+from chassis.database.migrations import run_environment
+
+from auth.adapters.tables import Row
+
+run_environment(Row.metadata)
