@@ -153,7 +153,7 @@ class Places:
         """All that we ever make in a state directory, the servers' data first."""
         ours = (self.authority, self.logs, self.traces, self.description, self.session, self.demo)
         names = ("postgres", "valkey", "secrets", "pids")
-        return (*(self.state / name for name in names), *ours, self.state / "lock")
+        return (*(self.state / name for name in names), *ours, self.state / "session.lock", self.state / "lock")
 
     @property
     def first_admin(self) -> Path:

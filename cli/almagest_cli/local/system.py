@@ -359,7 +359,7 @@ class System:
         )
 
     def _stop_all(self, daemons: Iterator[Daemon]) -> None:
-        """Stop the processes in the given order: the gateway, then the other services side by side, then the servers."""
+        """Stop the processes in the given order: the gateway, then the services side by side, then the servers."""
         waiting = list(daemons)
         inner = {row.name for row in SERVICES if row.name != GATEWAY} | {CERTIFICATES}
         for group in (

@@ -1,0 +1,58 @@
+"""The `almagest` command."""
+
+import sys
+
+import typer
+
+from almagest_cli import output
+from almagest_cli.commands import catalog, jobs, local, session, trace
+from almagest_cli.output import CommandError, Exit
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not ready or not reachable, 4 not logged in or not allowed, "
+    "5 rows refused or conflict. Environment: ALMAGEST_STATE (default ./.almagest), ALMAGEST_URL and ALMAGEST_CA "
+    "(default: what `almagest up` started), ALMAGEST_TOKEN (instead of a session), ALMAGEST_POSTGRES_URL and "
+    "ALMAGEST_REDIS_URL (instead of the embedded servers)."
+)
+
+app = typer.Typer(
+    name="almagest",
+    help="Almagest, a product catalog: run it on this machine, fill it, ask it.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+_RUN, _DATA, _LOOK = "Run it", "Use it", "Look inside"
+
+app.command(rich_help_panel=_RUN)(local.up)
+app.command(rich_help_panel=_RUN)(local.down)
+app.command(rich_help_panel=_RUN)(local.status)
+app.command(rich_help_panel=_RUN)(local.logs)
+app.command(rich_help_panel=_RUN)(local.reset)
+app.command(rich_help_panel=_DATA)(session.login)
+app.command(rich_help_panel=_DATA)(session.logout)
+app.command(rich_help_panel=_DATA)(jobs.demo)
+app.command("import", rich_help_panel=_DATA)(jobs.import_file)
+app.command(rich_help_panel=_DATA)(catalog.get)
+app.command("list", rich_help_panel=_DATA)(catalog.list_products)
+app.command(rich_help_panel=_DATA)(catalog.search)
+app.command(rich_help_panel=_LOOK)(catalog.history)
+app.add_typer(jobs.app, name="jobs", rich_help_panel=_LOOK)
+app.command(rich_help_panel=_LOOK)(trace.trace)
+
+
+def main() -> None:
+    """Run the command; every expected failure ends with a sentence and its exit code."""
+    try:
+        app()
+    except CommandError as error:
+        output.report(error, as_json="--json" in sys.argv)
+        sys.exit(error.code)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not complain when it closes the pipe.
+        sys.stdout = sys.stderr = None
+        sys.exit(Exit.FAILURE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `almagest`, one module per topic."""
