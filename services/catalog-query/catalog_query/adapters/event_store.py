@@ -1,0 +1,92 @@
+"""The log, by gRPC: subscriptions for the projectors, streams for the history, heads for the lag."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+
+from catalog_query.application.shards import EPOCH
+from catalog_query.domain.product import CATEGORY
+
+SERVICE: Final = "/almagest.eventstore.v1.EventStoreService/"
+RETRYABLE: Final = frozenset({SERVICE + "GetShardMap"})
+"""What may safely be asked again by the channel itself."""
+
+
+class LogShardsDisagree(Exception):
+    """The log is cut into shards in another way than this version computes, so that its positions would be
+    misunderstood.
+    """
+
+
+class EventStore:
+    """The event store, as this service uses it."""
+
+    def __init__(self, channel: Any) -> None:
+        # Streams answer a `StreamCall`, which the generated types do not know.
+        self._stub: Any = event_store_pb2_grpc.EventStoreServiceStub(channel)
+
+    async def shard_ranges(self) -> Mapping[int, Sequence[tuple[int, int]]]:
+        """The bucket ranges of each shard of the log, both ends included.
+
+        Raises:
+            LogShardsDisagree: the log has another version of the shard map.
+            RemoteProblem: the log cannot be asked.
+        """
+        answer = await self._map()
+        if answer.epoch != EPOCH:
+            raise LogShardsDisagree(f"the shard map of the log has epoch {answer.epoch}, ours {EPOCH}")
+        return {shard.shard: [(one.first, one.last) for one in shard.buckets] for shard in answer.shards}
+
+    async def heads(self) -> Mapping[int, int]:
+        """The last committed position of each shard of the log.
+
+        Raises:
+            RemoteProblem: the log cannot be asked.
+        """
+        return {shard.shard: shard.head for shard in (await self._map()).shards}
+
+    async def _map(self) -> event_store_pb2.GetShardMapResponse:
+        return await self._stub.GetShardMap(event_store_pb2.GetShardMapRequest())
+
+    async def subscribe(
+        self, *, event_shard: int, after: int, buckets: Sequence[tuple[int, int]], heartbeat: float
+    ) -> AsyncGenerator[event_store_pb2.SubscribeResponse, None]:
+        """What was and will be appended to a shard of the log after a position, for products in some buckets, until
+        left.
+
+        Raises:
+            RemoteProblem: the log cannot be asked, or not any more.
+        """
+        silence = Duration()
+        silence.FromMilliseconds(int(heartbeat * 1000))
+        request = event_store_pb2.SubscribeRequest(
+            after=[event_pb2.ShardPosition(shard=event_shard, position=after)],
+            filter=event_store_pb2.Filter(
+                categories=[CATEGORY],
+                buckets=[event_pb2.BucketRange(first=first, last=last) for first, last in buckets],
+            ),
+            shards=[event_shard],
+            heartbeat=silence,
+        )
+        async with aclosing(aiter(self._stub.Subscribe(request))) as messages:
+            async for message in messages:
+                yield message
+
+    async def backwards(
+        self, stream: str, *, from_revision: int | None
+    ) -> AsyncGenerator[Sequence[event_pb2.RecordedEvent], None]:
+        """The events of a stream from a revision (None: the last one) back to the first, in pieces. May be left before
+        the end.
+
+        Raises:
+            RemoteProblem: the log cannot be asked.
+        """
+        request = event_store_pb2.ReadStreamRequest(
+            stream=stream, direction=event_store_pb2.DIRECTION_BACKWARDS, from_revision=from_revision
+        )
+        async with aclosing(aiter(self._stub.ReadStream(request))) as messages:
+            async for message in messages:
+                yield message.events

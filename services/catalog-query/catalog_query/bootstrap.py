@@ -1,0 +1,85 @@
+"""The composition root: the only module that knows everything."""
+
+import os
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from almagest.catalog.v1 import query_pb2_grpc
+from chassis.database.engine import create_engine
+from chassis.database.pool import Database
+from chassis.ids import uuid7
+from chassis.process import Assembly, Chassis
+
+from catalog_query.adapters.event_store import RETRYABLE, EventStore
+from catalog_query.adapters.postgres import ReadModelShard
+from catalog_query.adapters.queries import ProductPages
+from catalog_query.application.freshness import Freshness
+from catalog_query.application.history import HistoryReader
+from catalog_query.application.reads import ProductReader
+from catalog_query.application.shards import Shards
+from catalog_query.entrypoints.catalog_query import CatalogQueryServicer
+from catalog_query.entrypoints.errors import ERRORS
+from catalog_query.entrypoints.policy import POLICY, SERVICE_NAME
+from catalog_query.projections.projector import Pace
+from catalog_query.projections.supervisor import Projections
+from catalog_query.settings import Settings
+
+SERVICE: Final = "catalog-query"
+
+
+@asynccontextmanager
+async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGenerator[Assembly]:
+    """Put the service together."""
+    async with AsyncExitStack() as stack:
+        databases: list[Database] = []
+        pages: list[ProductPages] = []
+        for shard, dsn in enumerate(settings.database_urls):
+            name = f"catalog_{shard}"
+            database = await Database.open(dsn, name=name, size=settings.pool_size, application_name=SERVICE)
+            stack.push_async_callback(database.close)
+            databases.append(database)
+            engine = create_engine(
+                dsn,
+                name=f"{name}_search",
+                size=settings.search_connections,
+                application_name=f"{SERVICE} search",
+                isolation_level="AUTOCOMMIT",
+            )
+            stack.push_async_callback(engine.dispose)
+            pages.append(ProductPages(engine))
+        shards = Shards(len(databases))
+        freshness = Freshness()
+        read_models = [ReadModelShard(database) for database in databases]
+        event_store = EventStore(chassis.channel("event-store", retryable=RETRYABLE))
+        projections = Projections(
+            owner=f"{socket.gethostname()}/{os.getpid()}/{uuid7()}",
+            log=event_store,
+            read_models=read_models,
+            shards=shards,
+            freshness=freshness,
+            pace=Pace(
+                batch_events=settings.projection_batch_events,
+                cached_documents=settings.projection_cached_documents,
+                lease=settings.projection_lease_seconds,
+            ),
+        )
+        await projections.recall()
+        servicer = CatalogQueryServicer(
+            shards=shards,
+            freshness=freshness,
+            reader=ProductReader(shards=shards, documents=read_models, pages=pages, page_bytes=settings.page_bytes),
+            history=HistoryReader(event_store, page_bytes=settings.page_bytes),
+            projections=projections,
+            verifier=chassis.verifier,
+            errors=ERRORS,
+            maximum_wait=settings.maximum_wait_seconds,
+        )
+        yield Assembly(
+            servicers=[(SERVICE_NAME, query_pb2_grpc.add_CatalogQueryServiceServicer_to_server, servicer)],
+            policy=POLICY,
+            errors=ERRORS,
+            tasks=[projections.run],
+            probes={f"catalog_{shard}": database.ping for shard, database in enumerate(databases)},
+        )

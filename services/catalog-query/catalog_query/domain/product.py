@@ -1,0 +1,252 @@
+"""The product as its readers see it: a JSON document folded from the product's events.
+
+The order of the keys is part of the contract, since the bytes are stored ready to send. The same fold feeds the read
+model and explains a product's history, so that what the history says cannot drift from what the document shows.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TypedDict, cast
+
+from almagest.catalog.events.v1 import product_events_pb2 as events
+from almagest.eventstore.v1 import event_pb2
+from google.protobuf.message import DecodeError
+
+from catalog_query.domain.errors import RevisionGap, UnknownEvent, UnreadableEvent
+
+CATEGORY: Final = "product"
+"""The category of the streams that products are kept in: a product's stream is `product-<product_id>`."""
+
+_PACKAGE: Final = "almagest.catalog.events.v1."
+
+
+class Price(TypedDict):
+    """An exact amount, as text, since JSON numbers are not exact."""
+
+    amount: str
+    currency: str
+
+
+class Document(TypedDict):
+    """A product ready to send. Never changed in place: folds share what did not change."""
+
+    product_id: str
+    sku: str
+    kind: str
+    name: str
+    text: str
+    category: str
+    status: str
+    attributes: Mapping[str, object]
+    price: Price | None
+    revision: int
+    created_at: str
+    updated_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """The change of one field of the document, named by its path; None where there was or is no value."""
+
+    field: str
+    before: object
+    after: object
+
+
+def stream_of(product_id: str) -> str:
+    """The stream that a product's events are in."""
+    return f"{CATEGORY}-{product_id}"
+
+
+def product_id_of(stream: str) -> str:
+    """The product that a stream is about."""
+    return stream.partition("-")[2]
+
+
+def evolve(document: Document | None, event: event_pb2.RecordedEvent) -> Document:
+    """The document after one more event.
+
+    Raises:
+        RevisionGap: when the event is not the next one of its stream: an event was lost or doubled on the way, and
+            going on would hide that.
+        UnknownEvent: when its type is not in the published language that this version knows.
+        UnreadableEvent: when its payload does not hold what its type says.
+    """
+    expected = 0 if document is None else document["revision"] + 1
+    if event.revision != expected:
+        raise RevisionGap(event, expected=expected)
+    return apply(document, event)
+
+
+def apply(document: Document | None, event: event_pb2.RecordedEvent) -> Document:
+    """As `evolve`, for a caller who has made sure of the order, or who only looks at some fields of the answer.
+
+    Raises:
+        UnknownEvent, UnreadableEvent: see `evolve`.
+    """
+    try:
+        apply_one = _APPLY[event.type]
+    except KeyError:
+        raise UnknownEvent(event) from None
+    try:
+        return apply_one(document or _NOTHING, event)
+    except DecodeError:
+        raise UnreadableEvent(event) from None
+
+
+def instant(event: event_pb2.RecordedEvent) -> str:
+    """When the event was recorded, in RFC 3339 with microseconds."""
+    stamp = event.recorded_at
+    return datetime.fromtimestamp(stamp.seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{stamp.nanos // 1000:06d}Z"
+
+
+def facets(event: event_pb2.RecordedEvent) -> frozenset[str]:
+    """Which independent parts of the document an event replaces as a whole. Going back until each part was met gives
+    the state without reading everything.
+    """
+    try:
+        return _FACETS[event.type]
+    except KeyError:
+        raise UnknownEvent(event) from None
+
+
+def reason(event: event_pb2.RecordedEvent) -> str:
+    """Why, in the actor's words: said with the request, or, when a product is discontinued, in the event itself."""
+    if event.metadata.reason or event.type != _PACKAGE + "ProductDiscontinued":
+        return event.metadata.reason
+    return events.ProductDiscontinued.FromString(event.payload).reason
+
+
+ALL_FACETS: Final = frozenset({"description", "price", "status"})
+
+
+def changes(before: Document | None, after: Document) -> Iterator[FieldChange]:
+    """The fields that differ, by path, in the order of the document. What every event changes (revision, time) is
+    not among them.
+    """
+    old = {} if before is None else dict(_flatten("", cast("Mapping[str, object]", before)))
+    new = dict(_flatten("", cast("Mapping[str, object]", after)))
+    for field in {**old, **new}:
+        if old.get(field) != new.get(field):
+            yield FieldChange(field=field, before=old.get(field), after=new.get(field))
+
+
+_BOOKKEEPING: Final = frozenset({"revision", "created_at", "updated_at"})
+
+
+def _flatten(prefix: str, value: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for key, inner in value.items():
+        if not prefix and key in _BOOKKEEPING:
+            continue
+        if isinstance(inner, Mapping):
+            yield from _flatten(f"{prefix}{key}.", cast("Mapping[str, object]", inner))
+        else:
+            yield prefix + key, inner
+
+
+def _created(_: Document, event: event_pb2.RecordedEvent) -> Document:
+    created = events.ProductCreated.FromString(event.payload)
+    description = created.description
+    kind, attributes = _attributes(description, event)
+    at = instant(event)
+    return {
+        "product_id": created.product_id,
+        "sku": created.sku,
+        "kind": kind,
+        "name": description.name,
+        "text": description.text,
+        "category": description.category,
+        "status": "draft",
+        "attributes": attributes,
+        "price": None,
+        "revision": event.revision,
+        "created_at": at,
+        "updated_at": at,
+    }
+
+
+def _described(document: Document, event: event_pb2.RecordedEvent) -> Document:
+    description = events.ProductDescribed.FromString(event.payload).description
+    kind, attributes = _attributes(description, event)
+    return {
+        **document,
+        "kind": kind,
+        "name": description.name,
+        "text": description.text,
+        "category": description.category,
+        "attributes": attributes,
+        "revision": event.revision,
+        "updated_at": instant(event),
+    }
+
+
+def _price_set(document: Document, event: event_pb2.RecordedEvent) -> Document:
+    price = events.PriceSet.FromString(event.payload).price
+    return {
+        **document,
+        "price": {"amount": price.amount, "currency": price.currency},
+        "revision": event.revision,
+        "updated_at": instant(event),
+    }
+
+
+def _becomes(status: str) -> Callable[[Document, event_pb2.RecordedEvent], Document]:
+    def apply_status(document: Document, event: event_pb2.RecordedEvent) -> Document:
+        return {**document, "status": status, "revision": event.revision, "updated_at": instant(event)}
+
+    return apply_status
+
+
+def _attributes(description: events.Description, event: event_pb2.RecordedEvent) -> tuple[str, Mapping[str, object]]:
+    kind = description.WhichOneof("attributes")
+    if kind == "car":
+        car = description.car
+        return kind, {**_vehicle(car.vehicle), "doors": car.doors or None, "seats": car.seats or None}
+    if kind == "truck":
+        truck = description.truck
+        return kind, {
+            **_vehicle(truck.vehicle),
+            "payload_kg": truck.payload_kg or None,
+            "gross_weight_kg": truck.gross_weight_kg or None,
+        }
+    if kind == "general":
+        general = description.general
+        return kind, {
+            "brand": general.brand or None,
+            "gtin": general.gtin or None,
+            # A map has no order on the wire: by name, so that the same events always give the same bytes.
+            "properties": dict(sorted(general.properties.items())),
+        }
+    raise UnreadableEvent(event)
+
+
+def _vehicle(vehicle: events.VehicleAttributes) -> dict[str, object]:
+    return {
+        "make": vehicle.make or None,
+        "model": vehicle.model or None,
+        "model_year": vehicle.model_year or None,
+        "vin": vehicle.vin or None,
+        "body_styles": list(vehicle.body_styles),
+    }
+
+
+_NOTHING: Final = cast("Document", dict.fromkeys(Document.__annotations__))
+
+_APPLY: Final[Mapping[str, Callable[[Document, event_pb2.RecordedEvent], Document]]] = {
+    _PACKAGE + "ProductCreated": _created,
+    _PACKAGE + "ProductDescribed": _described,
+    _PACKAGE + "PriceSet": _price_set,
+    _PACKAGE + "ProductPublished": _becomes("published"),
+    _PACKAGE + "ProductUnpublished": _becomes("draft"),
+    _PACKAGE + "ProductDiscontinued": _becomes("discontinued"),
+}
+
+_FACETS: Final[Mapping[str, frozenset[str]]] = {
+    _PACKAGE + "ProductCreated": ALL_FACETS,
+    _PACKAGE + "ProductDescribed": frozenset({"description"}),
+    _PACKAGE + "PriceSet": frozenset({"price"}),
+    _PACKAGE + "ProductPublished": frozenset({"status"}),
+    _PACKAGE + "ProductUnpublished": frozenset({"status"}),
+    _PACKAGE + "ProductDiscontinued": frozenset({"status"}),
+}

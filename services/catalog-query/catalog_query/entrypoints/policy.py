@@ -1,0 +1,27 @@
+"""Who may call what."""
+
+from typing import Final
+
+from chassis.policy import Person, Policy, Rule
+
+READ: Final = "catalog:read"
+SERVICE_NAME: Final = "almagest.catalog.v1.CatalogQueryService"
+
+_readers = frozenset({"gateway", "worker"})
+
+
+def _method(name: str) -> str:
+    return f"/{SERVICE_NAME}/{name}"
+
+
+POLICY: Policy = {
+    _method("GetProduct"): Rule(callers=_readers, scopes=frozenset({READ})),
+    # Each item is somebody's own question: it carries its own token.
+    _method("BatchGetProducts"): Rule(callers=_readers, person=Person.PER_ITEM),
+    _method("ListProducts"): Rule(callers=_readers, scopes=frozenset({READ})),
+    _method("SearchProducts"): Rule(callers=_readers, scopes=frozenset({READ})),
+    _method("GetProductHistory"): Rule(callers=frozenset({"gateway"}), scopes=frozenset({READ})),
+    # Tells positions, nothing of anybody's: an operator asks without a person, and the gateway asks the scope of its
+    # own callers.
+    _method("GetProjectionStatus"): Rule(callers=frozenset({"gateway", "operator"}), person=Person.NONE),
+}

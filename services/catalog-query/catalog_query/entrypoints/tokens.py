@@ -1,0 +1,53 @@
+"""Consistency tokens: a place in the log, as text that is opaque to people."""
+
+import base64
+import binascii
+
+from almagest.eventstore.v1 import event_pb2
+from chassis.buckets import BUCKETS
+from google.protobuf.message import DecodeError
+
+from catalog_query.application.freshness import Wanted
+from catalog_query.application.shards import EPOCH, Place, Shards
+
+_LONGEST = 200
+_NOT_OURS = "is not a consistency token that a write answered"
+
+
+class BadConsistencyToken(ValueError):
+    """The text is no consistency token of ours; it says what is wrong."""
+
+
+def wanted(text: str, shards: Shards) -> Wanted:
+    """What a token stands for.
+
+    Raises:
+        BadConsistencyToken: it is none, or one of another shard map.
+    """
+    token = _decoded(text)
+    if token.epoch != EPOCH:
+        raise BadConsistencyToken("is of another version of the shard map")
+    if token.bucket >= BUCKETS:
+        raise BadConsistencyToken(_NOT_OURS)
+    place = shards.place(token.bucket)
+    if place is not None and place.event_shard != token.shard:
+        raise BadConsistencyToken(_NOT_OURS)
+    return Wanted(
+        event_shard=token.shard, read_shard=shards.read_shard_of_bucket(token.bucket), position=token.position
+    )
+
+
+def _decoded(text: str) -> event_pb2.ConsistencyToken:
+    if len(text) > _LONGEST or not text.isascii():
+        raise BadConsistencyToken(_NOT_OURS)
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return event_pb2.ConsistencyToken.FromString(raw)
+    except (binascii.Error, DecodeError):
+        raise BadConsistencyToken(_NOT_OURS) from None
+
+
+def token(place: Place, position: int) -> str:
+    """The token for a position."""
+    message = event_pb2.ConsistencyToken(epoch=EPOCH, bucket=place.bucket, shard=place.event_shard, position=position)
+    return base64.urlsafe_b64encode(message.SerializeToString()).rstrip(b"=").decode()

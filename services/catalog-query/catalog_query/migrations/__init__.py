@@ -1,0 +1,1 @@
+"""How the tables of the read model came to be what they are."""

@@ -1,0 +1,1 @@
+"""Event in, row change out."""

@@ -1,0 +1,21 @@
+"""Settings of catalog-query."""
+
+from chassis.settings import DatabaseSettings
+from pydantic import Field
+
+
+class Settings(DatabaseSettings):
+    """What catalog-query is told by its environment, beyond what every service is."""
+
+    projection_batch_events: int = Field(default=1_000, ge=1)
+    """Events that are put into one transaction, about."""
+    projection_cached_documents: int = Field(default=4_000, ge=0)
+    """Folded documents that each projector remembers."""
+    projection_lease_seconds: float = Field(default=6.0, gt=0)
+    """For how long a silent replica is taken to be alive by those that wait to take over."""
+    maximum_wait_seconds: float = Field(default=10.0, gt=0)
+    """The longest that a read waits for a consistency token, however much time it has."""
+    page_bytes: int = Field(default=2 * 1024 * 1024, ge=64 * 1024)
+    """A page ends early when it grows beyond this."""
+    search_connections: int = Field(default=4, ge=1)
+    """Connections per shard for lists and searches, beside those of `pool_size` for reads by id and the projection."""
