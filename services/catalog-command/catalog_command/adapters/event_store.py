@@ -32,6 +32,8 @@ BATCH_BYTES: Final = 2 * 1024 * 1024
 """The appends of one call are at most this large together, well under what a gRPC message may be."""
 REVISION_CONFLICT: Final = "REVISION_CONFLICT"
 APPEND_ID_REUSED: Final = "APPEND_ID_REUSED"
+SHARD_UNAVAILABLE: Final = "SHARD_UNAVAILABLE"
+READ_TOO_LARGE: Final = "READ_TOO_LARGE"
 
 _EMPTY = Empty()
 _EVENT_TYPES: dict[str, Callable[[bytes], Event]] = {
@@ -83,7 +85,7 @@ class EventStoreProductLog:
 
     def __init__(
         self,
-        stub: event_store_pb2_grpc.EventStoreServiceAsyncStub,
+        stub: "event_store_pb2_grpc.EventStoreServiceAsyncStub",
         *,
         max_batch: int = 256,
         in_flight: int = 2,
@@ -109,16 +111,8 @@ class EventStoreProductLog:
         Raises:
             UnknownEventType: A newer version has written to the stream.
         """
-        stream = event_store_pb2.StreamSlice(stream=_stream(product_id), from_revision=after + 1)
-        recorded: list[event_pb2.RecordedEvent] = []
-        while True:
-            response = await self._reads.submit(_Slice(stream, deadline), timeout=_left(deadline))
-            recorded += response.events
-            last = response.last_revision if response.HasField("last_revision") else NO_REVISION
-            # A stream that is too long for one answer comes in several.
-            if not response.events or response.events[-1].revision >= last:
-                return _history(recorded, last)
-            stream.from_revision = response.events[-1].revision + 1
+        waiting = _Slice(event_store_pb2.StreamSlice(stream=_stream(product_id), from_revision=after + 1), deadline)
+        return _history(await self._reads.submit(waiting, timeout=_left(deadline)))
 
     async def append(self, append: ProductAppend, *, deadline: float) -> Written:
         """Write events.
@@ -167,8 +161,29 @@ class EventStoreProductLog:
 
     async def _send_reads(self, batch: Sequence[_Slice]) -> Sequence[event_store_pb2.ReadStreamResponse | Exception]:
         request = event_store_pb2.BatchReadStreamsRequest(streams=[waiting.stream for waiting in batch])
-        response = await self._stub.BatchReadStreams(request, timeout=_longest(batch, time.monotonic()))
+        try:
+            response = await self._stub.BatchReadStreams(request, timeout=_longest(batch, time.monotonic()))
+        except RemoteProblem as error:
+            if error.reason != READ_TOO_LARGE:
+                return [error] * len(batch)
+            if len(batch) == 1:
+                return [await self._long_stream(batch[0])]
+            half = len(batch) // 2
+            return [*await self._send_reads(batch[:half]), *await self._send_reads(batch[half:])]
         return list(response.streams)
+
+    async def _long_stream(self, waiting: _Slice) -> event_store_pb2.ReadStreamResponse | Exception:
+        """A stream that is too long for a batch, in pieces."""
+        whole = event_store_pb2.ReadStreamResponse()
+        request = event_store_pb2.ReadStreamRequest(
+            stream=waiting.stream.stream, from_revision=waiting.stream.from_revision
+        )
+        try:
+            async for piece in self._stub.ReadStream(request, timeout=_longest([waiting], time.monotonic())):
+                whole.MergeFrom(piece)
+        except RemoteProblem as error:
+            return error
+        return whole
 
 
 def _left(deadline: float) -> float:
@@ -199,7 +214,8 @@ def _failed(error: RemoteProblem) -> Exception:
         return StreamConflict()
     if error.reason == APPEND_ID_REUSED:
         return AppendIdReused()
-    return error if error.code in _NOT_BEGUN else AppendUncertain()
+    known = error.code in _NOT_BEGUN or error.reason == SHARD_UNAVAILABLE
+    return error if known else AppendUncertain()
 
 
 def _stream(product_id: str) -> str:
@@ -271,7 +287,8 @@ def _decoded(recorded: event_pb2.RecordedEvent) -> Event:
     return decode(recorded.payload)
 
 
-def _history(recorded: Sequence[event_pb2.RecordedEvent], last_revision: int) -> History:
+def _history(response: event_store_pb2.ReadStreamResponse) -> History:
+    recorded = response.events
     appends: list[Written] = []
     for command_id, group in groupby(recorded, key=lambda event: event.metadata.command_id):
         events = list(group)
@@ -286,6 +303,12 @@ def _history(recorded: Sequence[event_pb2.RecordedEvent], last_revision: int) ->
     return History(
         events=[_decoded(event) for event in recorded],
         appends=appends,
-        last_revision=recorded[-1].revision if recorded else last_revision,
+        last_revision=_last_revision(response),
         consistency_token=appends[-1].consistency_token if appends else "",
     )
+
+
+def _last_revision(response: event_store_pb2.ReadStreamResponse) -> int:
+    if response.events:
+        return response.events[-1].revision
+    return response.last_revision if response.HasField("last_revision") else NO_REVISION

@@ -197,14 +197,7 @@ class ExecuteCommands:
             try:
                 written = await self._log.append(append, deadline=request.deadline_of(APPEND_SHARE))
             except AppendUncertain:
-                found = await self._resolved(request)
-                if found is not None:
-                    written, ours = found, True
-                else:
-                    # Sending it again is safe: whichever of the two comes first is written, the other gets its answer.
-                    written, ours = await self._log.append(append, deadline=request.deadline), True
-        except AppendUncertain:
-            raise OutcomeUnknown from None
+                written, ours = await self._resolved(request, append), True
         except AppendIdReused:
             raise CommandIdReused from None
         if written.replayed or ours:
@@ -215,12 +208,18 @@ class ExecuteCommands:
             self._products.put(request.product_id, known.written(events, written))
         return _executed(written, replayed=written.replayed and not ours)
 
-    async def _resolved(self, request: Execute) -> Written | None:
-        """What became of an append that was not answered: its answer, or None if it is not written so far."""
+    async def _resolved(self, request: Execute, append: ProductAppend) -> Written:
+        """The answer to an append that was not answered.
+
+        Sending it again is safe: whichever of the two comes first is written, and the other gets its answer.
+        """
         try:
-            return await self._find(request)
-        except Exception:  # noqa: BLE001 - whatever keeps the log from saying, the outcome stays unknown
-            raise AppendUncertain from None
+            found = await self._find(request)
+            return found or await self._log.append(append, deadline=request.deadline)
+        except (StreamConflict, AppendIdReused):
+            raise
+        except Exception:  # noqa: BLE001 - whatever keeps the log from saying, the outcome is unknown
+            raise OutcomeUnknown from None
 
     async def _find(self, request: Execute) -> Written | None:
         return await self._log.find(request.command_id, product_id=request.product_id, deadline=request.deadline)

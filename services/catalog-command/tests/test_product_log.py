@@ -1,0 +1,154 @@
+"""One contract for every log: the one in memory, that the other tests trust, and the event store behind real mTLS."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from almagest.catalog.events.v1.product_events_pb2 import Money, PriceSet, ProductCreated, ProductPublished
+from catalog_command.application.product_log import (
+    NO_REVISION,
+    AppendIdReused,
+    History,
+    ProductAppend,
+    ProductLog,
+    Provenance,
+    StreamConflict,
+    Written,
+)
+
+
+@pytest.fixture(params=["memory", "event store"])
+async def log(request, new_memory_log, store) -> AsyncIterator[ProductLog]:
+    if request.param == "memory":
+        yield new_memory_log()
+    else:
+        async with store.log() as real:
+            yield real
+
+
+@pytest.fixture
+def appending(transaction_tokens):
+    """Builds appends by one person."""
+    token = transaction_tokens()
+
+    def build(product: str, expected: int, *events: Any, **fields: Any) -> ProductAppend:
+        append = ProductAppend(str(uuid.uuid4()), product, expected, events, b"fingerprint", token, Provenance())
+        return replace(append, **fields)
+
+    return build
+
+
+def soon() -> float:
+    return time.monotonic() + 10
+
+
+def price(amount: str) -> PriceSet:
+    return PriceSet(price=Money(amount=amount, currency="EUR"))
+
+
+@pytest.fixture
+def product() -> str:
+    return str(uuid.uuid4())
+
+
+async def test_what_is_written_is_read(log, appending, product):
+    """Events come back in their order, with the appends that wrote them and the place of each."""
+    first = appending(product, NO_REVISION, ProductCreated(sku="a"), price("1.00"))
+    second = appending(product, 1, ProductPublished())
+    one = await log.append(first, deadline=soon())
+    two = await log.append(second, deadline=soon())
+    assert (one.first_revision, one.last_revision, two.first_revision, two.last_revision) == (0, 1, 2, 2)
+    assert not one.replayed
+    assert one.consistency_token != two.consistency_token
+
+    history = await log.read(product, after=NO_REVISION, deadline=soon())
+    assert list(history.events) == [*first.events, *second.events]
+    assert [(done.append_id, done.first_revision, done.last_revision) for done in history.appends] == [
+        (first.append_id, 0, 1),
+        (second.append_id, 2, 2),
+    ]
+    assert [done.consistency_token for done in history.appends] == [one.consistency_token, two.consistency_token]
+    assert (history.last_revision, history.consistency_token) == (2, two.consistency_token)
+
+
+async def test_a_read_begins_after_a_revision(log, appending, product):
+    """Only what is new is told."""
+    await log.append(appending(product, NO_REVISION, ProductCreated(sku="a")), deadline=soon())
+    await log.append(appending(product, 0, price("1.00")), deadline=soon())
+    assert list((await log.read(product, after=0, deadline=soon())).events) == [price("1.00")]
+    assert await log.read(product, after=1, deadline=soon()) == History([], [], 1, "")
+
+
+async def test_a_product_that_does_not_exist_has_no_history(log, product):
+    """It has no events and no revision."""
+    assert await log.read(product, after=NO_REVISION, deadline=soon()) == History([], [], NO_REVISION, "")
+
+
+async def test_another_revision_than_expected_is_a_conflict(log, appending, product):
+    """Nothing is written then."""
+    await log.append(appending(product, NO_REVISION, ProductCreated(sku="a")), deadline=soon())
+    for expected in (NO_REVISION, 1, 7):
+        with pytest.raises(StreamConflict):
+            await log.append(appending(product, expected, price("1.00")), deadline=soon())
+    assert len((await log.read(product, after=NO_REVISION, deadline=soon())).events) == 1
+
+
+async def test_the_same_append_again_has_the_same_answer(log, appending, product):
+    """Whatever revision it expects now, and as often as it comes."""
+    append = appending(product, NO_REVISION, ProductCreated(sku="a"))
+    first = await log.append(append, deadline=soon())
+    await log.append(appending(product, 0, price("1.00")), deadline=soon())
+    for again in (append, replace(append, expected_revision=1, events=[price("2.00")])):
+        assert await log.append(again, deadline=soon()) == replace(first, replayed=True)
+
+
+async def test_an_append_id_belongs_to_one_fingerprint(log, appending, product):
+    """Another request under the same id is refused."""
+    append = appending(product, NO_REVISION, ProductCreated(sku="a"))
+    await log.append(append, deadline=soon())
+    with pytest.raises(AppendIdReused):
+        await log.append(replace(append, fingerprint=b"other"), deadline=soon())
+
+
+async def test_an_append_is_found_by_its_id(log, appending, product):
+    """With its fingerprint; and one that was never written is not found."""
+    append = appending(product, NO_REVISION, ProductCreated(sku="a"))
+    first = await log.append(append, deadline=soon())
+    found = await log.find(append.append_id, product_id=product, deadline=soon())
+    assert isinstance(found, Written)
+    assert found.fingerprint == b"fingerprint"
+    assert (found.first_revision, found.consistency_token) == (first.first_revision, first.consistency_token)
+    assert await log.find(str(uuid.uuid4()), product_id=product, deadline=soon()) is None
+
+
+async def test_one_of_many_at_once_is_written(log, appending, product):
+    """Thirty-two with the same expectation, each with an id of its own."""
+    appends = [appending(product, NO_REVISION, ProductCreated(sku=str(number))) for number in range(32)]
+    answers = await asyncio.gather(*(log.append(a, deadline=soon()) for a in appends), return_exceptions=True)
+    assert sum(isinstance(answer, Written) for answer in answers) == 1
+    assert sum(isinstance(answer, StreamConflict) for answer in answers) == 31
+
+
+async def test_many_products_travel_together(log, appending):
+    """Each of three hundred finds its own answer, also when calls have to be split."""
+    products = [str(uuid.uuid4()) for _ in range(300)]
+    created = [appending(product, NO_REVISION, ProductCreated(sku=product * 900)) for product in products]
+    answers = await asyncio.gather(*(log.append(append, deadline=soon()) for append in created))
+    assert {answer.append_id for answer in answers} == {append.append_id for append in created}
+    histories = await asyncio.gather(*(log.read(p, after=NO_REVISION, deadline=soon()) for p in products))
+    assert [history.events[0].sku for history in histories] == [product * 900 for product in products]
+
+
+async def test_a_long_stream_is_read_whole(log, appending, product):
+    """Also one that is longer than what a batch may answer."""
+    await log.append(appending(product, NO_REVISION, ProductCreated(sku="a")), deadline=soon())
+    for block in range(11):
+        prices = [price(f"{block}.{number:03}") for number in range(1000)]
+        await log.append(appending(product, block * 1000, *prices), deadline=soon())
+    history = await log.read(product, after=NO_REVISION, deadline=soon())
+    assert history.last_revision == 11_000
+    assert history.events[-1] == price("10.999")
