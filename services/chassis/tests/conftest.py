@@ -1,6 +1,8 @@
 """A certificate authority that also makes bad certificates, and a small service behind the chassis to be called."""
 
 import asyncio
+import logging
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from almagest.eventstore.v1 import event_store_pb2, event_store_pb2_grpc
 from chassis.errors import ErrorRow, ErrorTable
 from chassis.identity.files import FileIdentitySource
@@ -34,7 +37,7 @@ class Authority:
 
     def __init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test authority {uuid.uuid4()}")])
         now = datetime.now(UTC)
         self.certificate = (
             x509.CertificateBuilder()
@@ -92,6 +95,12 @@ class Authority:
         )
         (directory / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> None:
+    """A line per call would bury what a failing test says."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
 
 
 @pytest.fixture(scope="session")

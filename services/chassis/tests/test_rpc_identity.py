@@ -90,7 +90,10 @@ async def test_a_certificate_that_is_not_of_one_workload_is_refused(
 ) -> None:
     """Exactly one URI SAN that is a SPIFFE id of ours in form, on a leaf, or nobody."""
     async with serve() as service:
-        assert await _raw_code(service.target, issue("gateway", uris=uris, ca=is_authority)) is grpc.StatusCode.UNAUTHENTICATED
+        assert (
+            await _raw_code(service.target, issue("gateway", uris=uris, ca=is_authority))
+            is grpc.StatusCode.UNAUTHENTICATED
+        )
         assert service.servicer.calls == 0
 
 

@@ -294,7 +294,7 @@ def _finish(span: Span, code: grpc.StatusCode) -> None:
 class _UnaryMethod(_Method):
     """A method that answers once."""
 
-    async def __call__(  # noqa: D102 - `Channel` says what calls do
+    async def __call__(
         self,
         request: Any,
         *,
@@ -332,7 +332,7 @@ class _UnaryMethod(_Method):
 class _StreamMethod(_Method):
     """A method that answers many times. A deadline is set only when one is given, or when the present call has one."""
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         request: Any = None,
         *,

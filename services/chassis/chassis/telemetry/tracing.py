@@ -226,7 +226,7 @@ def inject() -> str:
 
 def unrecorded() -> str:
     """The `traceparent` of a new trace that nobody records."""
-    return f"00-{random.getrandbits(128) | 1:032x}-{random.getrandbits(64) | 1:016x}-00"  # noqa: S311 - an id, not a secret
+    return f"00-{random.getrandbits(128) | 1:032x}-{random.getrandbits(64) | 1:016x}-00"
 
 
 def span_context_from(traceparent: str) -> SpanContext | None:
