@@ -1,0 +1,139 @@
+"""The composition root."""
+
+import os
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from almagest.jobs.v1 import jobs_pb2_grpc
+from chassis.database.pool import Database
+from chassis.ids import uuid7
+from chassis.process import Assembly, Chassis
+from chassis.redis import connect
+from chassis.telemetry.tracing import inject, unrecorded
+
+from worker.adapters.auth import RETRYABLE, Auth
+from worker.adapters.catalog_command import GrpcCatalog
+from worker.adapters.csv_file import CsvReader
+from worker.adapters.files import PostgresFiles
+from worker.adapters.heartbeat import Heartbeat
+from worker.adapters.ndjson import NdjsonReader
+from worker.adapters.postgres import PostgresJobs
+from worker.adapters.redis import Signals
+from worker.application.attempts import Attempt
+from worker.application.batches import BatchLimits
+from worker.application.execution import Execution, Origin
+from worker.application.imports import ImportRun, Surroundings
+from worker.application.submit import Imports, UploadLimits
+from worker.domain.job import Format, Progress
+from worker.entrypoints import metrics
+from worker.entrypoints.errors import error_table
+from worker.entrypoints.policy import POLICY, SERVICE
+from worker.entrypoints.runner import Pace, Runner
+from worker.entrypoints.servicer import JobsServicer
+from worker.settings import Settings
+
+_BLOCKING_SECONDS = 1.0
+
+
+@asynccontextmanager
+async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGenerator[Assembly]:
+    """Put the service together."""
+    dsn = settings.database_urls[0]
+    worker = f"{socket.gethostname()}-{os.getpid()}-{uuid7().hex[-6:]}"
+    async with AsyncExitStack() as stack:
+        database = await Database.open(dsn, name="jobs", size=settings.pool_size)
+        stack.push_async_callback(database.close)
+        jobs, files = PostgresJobs(database), PostgresFiles(database)
+        client = connect(settings.redis_url, identity_directory=settings.identity_directory)
+        stack.push_async_callback(client.aclose)
+        blocking = connect(
+            settings.redis_url, identity_directory=settings.identity_directory, blocking_seconds=_BLOCKING_SECONDS
+        )
+        stack.push_async_callback(blocking.aclose)
+        signals = Signals(client, blocking, worker=worker, blocking_seconds=_BLOCKING_SECONDS)
+        heartbeat = Heartbeat(dsn, lease_seconds=settings.lease_seconds)
+        stack.push_async_callback(heartbeat.ended)
+        stack.enter_context(heartbeat)
+        catalog = GrpcCatalog(chassis.channel("catalog-command", default_timeout=settings.call_seconds))
+        auth = Auth(chassis.channel("auth", retryable=RETRYABLE))
+        limits = BatchLimits(
+            rows=settings.batch_rows, bytes=settings.batch_bytes, record_bytes=settings.import_record_bytes
+        )
+
+        async def work(attempt: Attempt) -> None:
+            job = attempt.job
+            tokens = auth.tokens(user_id=job.submitted_by, job_id=job.job_id)
+            run = ImportRun(
+                attempt,
+                Surroundings(
+                    files=files,
+                    ledger=jobs,
+                    execution=Execution(attempt, catalog, tokens, call_seconds=settings.call_seconds),
+                    reader=CsvReader() if job.options.format is Format.CSV else NdjsonReader(),
+                    limits=limits,
+                    in_flight=settings.batches_in_flight,
+                    origin=lambda: origin(job.options.reason),
+                    announce=signals.announce,
+                    counted=count_rows,
+                ),
+            )
+            await run.run()
+
+        runner = Runner(
+            worker=worker,
+            jobs=jobs,
+            signals=signals,
+            heartbeat=heartbeat,
+            work=work,
+            pace=Pace(
+                jobs_at_once=settings.jobs_at_once,
+                lease=settings.lease_seconds,
+                sweep=settings.sweep_seconds,
+                drain=settings.drain_seconds,
+                maximum_stalls=settings.maximum_stalls,
+                upload_idle=settings.upload_idle_seconds,
+                retention=settings.file_retention_seconds,
+            ),
+        )
+        imports = Imports(
+            jobs=jobs,
+            files=files,
+            limits=UploadLimits(
+                file_bytes=settings.import_file_bytes,
+                chunk_bytes=files.chunk_bytes,
+                idle_seconds=settings.upload_idle_seconds,
+            ),
+            ring=signals.ring,
+            new_id=uuid7,
+        )
+        servicer = JobsServicer(
+            jobs=jobs,
+            imports=imports,
+            changes=signals,
+            spacing=settings.watch_spacing_seconds,
+            poll=settings.watch_poll_seconds,
+        )
+        yield Assembly(
+            servicers=[(SERVICE, jobs_pb2_grpc.add_JobsServiceServicer_to_server, servicer)],
+            policy=POLICY,
+            errors=error_table(),
+            tasks=[runner.run, signals.send, signals.receive],
+            probes={"database": database.ping},
+        )
+
+
+def origin(reason: str) -> Origin:
+    """Where the items of a call come from. One of them continues the trace of the run; a trace of a thousand spans
+    helps nobody.
+    """
+    traceparent = inject() or unrecorded()
+    return Origin(reason=reason, traced=traceparent, untraced=f"{traceparent[:-2]}00")
+
+
+def count_rows(before: Progress, after: Progress) -> None:
+    """Count what has just been dealt with."""
+    metrics.rows.labels("created").inc(after.rows_created - before.rows_created)
+    metrics.rows.labels("changed").inc(after.rows_changed - before.rows_changed)
+    metrics.rows.labels("unchanged").inc(after.rows_unchanged - before.rows_unchanged)
+    metrics.rows.labels("refused").inc(after.rows_refused - before.rows_refused)

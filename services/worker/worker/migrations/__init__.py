@@ -1,0 +1,1 @@
+"""The jobs database. `python -m worker migrate` runs these as its owner."""
