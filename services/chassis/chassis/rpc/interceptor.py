@@ -109,6 +109,33 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
         task.add_done_callback(self._endless.discard)
 
 
+class _Malformed:
+    """What arrived in place of a request: bytes that are no such message."""
+
+
+def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """A deserializer that leaves it to the door to refuse.
+
+    gRPC deserializes before any of our code runs, and answers what fails there with UNKNOWN and the name of the
+    exception, to whoever called.
+    """
+    if deserialize is None:
+        return None
+
+    def lenient(body: bytes) -> Any:
+        try:
+            return deserialize(body)
+        except Exception:  # noqa: BLE001 - it is answered in the door, once it is known who calls
+            return _Malformed()
+
+    return lenient
+
+
+def _require_message(request: Any) -> None:
+    if isinstance(request, _Malformed):
+        raise InvalidRequest((), "The request is not a valid message of this method.", reason="REQUEST_MALFORMED")
+
+
 class _Call:
     """One call on its way through a door: what is around the use case."""
 
@@ -200,7 +227,9 @@ class _Door:
         """The handler of gRPC that goes through this door."""
         inner = self._handler
         serializers = {
-            "request_deserializer": inner.request_deserializer,
+            "request_deserializer": inner.request_deserializer
+            if inner.request_streaming
+            else _lenient(inner.request_deserializer),
             "response_serializer": inner.response_serializer,
         }
         if inner.response_streaming:
@@ -224,6 +253,7 @@ class _Door:
             call = _Call(self, context)
             try:
                 await call.admit()
+                _require_message(request)
                 answer = behaviour(request, context)
                 return await answer if inspect.isawaitable(answer) else answer
             except BaseException as error:
@@ -240,6 +270,7 @@ class _Door:
             answers: Any = None
             try:
                 await call.admit()
+                _require_message(request)
                 answers = behaviour(request, context)
                 async for answer in answers:
                     yield answer
