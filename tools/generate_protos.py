@@ -1,6 +1,6 @@
 """Generate protos/gen/almagest from protos/almagest, or with --check say whether it is up to date.
 
-Messages and typed stubs come from protoc as grpcio-tools ships it, with mypy-protobuf's type stubs. The generated code is
+Messages and typed stubs come from protoc as grpcio-tools ships it, with the stubs of mypy-protobuf. The code made is
 committed, so that reading and installing it needs no tool.
 """
 

@@ -1,8 +1,8 @@
 """Print the third-party requirements of the workspace, one per line, from the `pyproject.toml` files that state them.
 
 pip refuses editable installs and hashes in one call. So the pinned third-party packages are installed first, with
-hashes, and our own distributions after them without dependencies. This lists the former: for `make` (all distributions),
-for an image (one service and what it stands on) and for pinning (`make constraints`).
+hashes, and our own distributions after them without dependencies. This lists the former: for `make` (all
+distributions), for an image (one service and what it stands on) and for pinning (`make constraints`).
 
 usage: requirements.py [--group NAME ...] [DISTRIBUTION-DIRECTORY ...]
 """
