@@ -43,7 +43,13 @@ _COLUMNS: Final = (
 
 _NAMES: Final = [name for name, _, _ in _COLUMNS]
 
-_UPDATE: Final = ", ".join(f"{name} = change.{name}{cast}" for name, _, cast in _COLUMNS if name != "product_id")
+_UPDATE: Final = ", ".join(
+    f"{name} = coalesce(change.search::tsvector, product.search)"
+    if name == "search"
+    else f"{name} = change.{name}{cast}"
+    for name, _, cast in _COLUMNS
+    if name != "product_id"
+)
 
 # A row must be at the revision that was folded upon, or not be there: what is not merged tells that something else
 # wrote the table. `ON CONFLICT` cannot see what a row was folded upon, as that is no column.

@@ -32,7 +32,8 @@ class ProductRow(NamedTuple):
     gross_weight_kg: int | None
     updated_at: datetime
     document: bytes
-    search: str
+    search: str | None
+    """The words, None when they are those that the row has: making and parsing them is most of the work."""
 
 
 @dataclass(frozen=True, slots=True)

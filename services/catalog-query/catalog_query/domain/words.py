@@ -40,7 +40,7 @@ def vector(*, important: str, other: str) -> str:
                 break
             place = f"{position}{weight}"
             places[word] = f"{places[word]},{place}" if word in places else place
-    return " ".join(f"'{word}':{place}" for word, place in places.items())
+    return " ".join([f"'{word}':{place}" for word, place in places.items()])
 
 
 def query(text: str) -> str:

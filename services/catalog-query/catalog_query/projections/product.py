@@ -14,14 +14,15 @@ from catalog_query.domain.rows import ProductRow, caseless
 _NOT_A_VEHICLE: Final[Mapping[str, object]] = {}
 
 
-def row(document: Document, *, base_revision: int) -> ProductRow:
-    """The row of a product, to be written over the row of `base_revision`, -1 for none."""
+def row(document: Document, *, before: Document | None) -> ProductRow:
+    """The row of a product, to be written over the row of the document before, None when there is none."""
     kind = document["kind"]
     price = document["price"]
+    attributes = document["attributes"]
     is_vehicle = kind in VEHICLES
-    vehicle = document["attributes"] if is_vehicle else _NOT_A_VEHICLE
+    vehicle = attributes if is_vehicle else _NOT_A_VEHICLE
     return ProductRow(
-        base_revision=base_revision,
+        base_revision=-1 if before is None else before["revision"],
         product_id=document["product_id"],
         kind=kind,
         revision=document["revision"],
@@ -40,7 +41,8 @@ def row(document: Document, *, base_revision: int) -> ProductRow:
         gross_weight_kg=cast("int | None", vehicle.get("gross_weight_kg")),
         updated_at=datetime.fromisoformat(document["updated_at"]),
         document=orjson.dumps(document),
-        search=_search(document),
+        # A fold shares what did not change; what is searched is described in one piece, with the attributes.
+        search=None if before is not None and before["attributes"] is attributes else _search(document),
     )
 
 

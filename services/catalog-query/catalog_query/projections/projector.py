@@ -299,8 +299,7 @@ class Projector:
                 await asyncio.sleep(0)
         rows: list[ProductRow] = []
         for count, (product_id, document) in enumerate(after.items()):
-            known = before.get(product_id)
-            rows.append(row(document, base_revision=-1 if known is None else known["revision"]))
+            rows.append(row(document, before=before.get(product_id)))
             if count % _FOLDED_BETWEEN_TURNS == _FOLDED_BETWEEN_TURNS - 1:
                 await asyncio.sleep(0)
         return after, rows
