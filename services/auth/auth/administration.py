@@ -22,8 +22,8 @@ _GENERATED_PASSWORD_BYTES = 18
 async def create_admin(settings: Settings, arguments: list[str]) -> int:
     """Create the admin if there is nobody with the address yet: `create-admin --email E [--password-file F]`.
 
-    Prints `{"email", "password", "created"}`. The password is null when the person existed, and when it came from a file: it
-    is shown once, by whoever made it up.
+    Prints `{"email", "password", "created"}`. The password is null when the person existed, and when it came from a
+    file: it is shown once, by whoever made it up.
     """
     parser = argparse.ArgumentParser(prog="python -m auth create-admin", description=create_admin.__doc__)
     parser.add_argument("--email", required=True)

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import pytest
 from almagest.auth.v1 import auth_pb2 as wire
 from almagest.auth.v1.auth_pb2_grpc import AuthServiceStub
-from auth.bootstrap import Parts, assembled, bootstrap
+from auth.application.people import create_first_admin
+from auth.bootstrap import Parts, assembled, bootstrap, now
+from auth.domain.people import Role, registration
 from auth.settings import Settings
 from chassis.database.migrations import upgrade
 from chassis.identity.files import FileIdentitySource
@@ -107,7 +109,7 @@ async def _calling(service: str, port: int, identity: Callable[[str], Path]) -> 
 
 @pytest.fixture
 def calling(identity: Callable[[str], Path]) -> Callable[[str, int], AbstractAsyncContextManager[AuthServiceStub]]:
-    """Calls to the service at a port as another one: `async with calling("worker", port) as stub`."""
+    """Calls as a service to the port of this one."""
     return lambda service, port: _calling(service, port, identity)
 
 
@@ -149,3 +151,53 @@ def _person(**changes: object) -> wire.CreateUserRequest:
         "command_id": str(uuid7()),
     }
     return wire.CreateUserRequest(**{**fields, **changes})
+
+
+@pytest.fixture(scope="session")
+async def admin(service, settings) -> wire.User:
+    """An admin, made as `almagest up` makes the first one."""
+    async with assembled(settings) as parts:
+        user, _ = await create_first_admin(
+            registration(
+                email="root@localhost", password=PASSWORD, first_name="Grace", last_name="Hopper", roles=[Role.ADMIN]
+            ),
+            command_id=uuid7(),
+            people=parts.people,
+            passwords=parts.passwords,
+            fingerprints=parts.key_encryption_key,
+            clock=now,
+        )
+    return (await service.gateway.LogIn(wire.LogInRequest(email=user.email, password=PASSWORD))).user
+
+
+@pytest.fixture
+def acting(service, password):
+    """Metadata with a transaction token of a person, by e-mail address."""
+
+    async def act(email: str, *scopes: str) -> tuple[tuple[str, str], ...]:
+        session = await service.gateway.LogIn(wire.LogInRequest(email=email, password=password))
+        exchanged = await service.gateway.ExchangeToken(
+            wire.ExchangeTokenRequest(access_token=session.tokens.access_token, scopes=scopes)
+        )
+        return (("txn-token", exchanged.transaction_token),)
+
+    return act
+
+
+@pytest.fixture
+def newcomer(service, admin, acting):
+    """Creates persons through the service."""
+
+    async def create(**changes: object) -> wire.User:
+        answer = await service.gateway.CreateUser(_person(**changes), metadata=await acting(admin.email))
+        return answer.user
+
+    return create
+
+
+@pytest.fixture
+def log_in(service, password):
+    async def start(user: wire.User) -> wire.Tokens:
+        return (await service.gateway.LogIn(wire.LogInRequest(email=user.email, password=password))).tokens
+
+    return start

@@ -1,9 +1,6 @@
 """The service over mTLS: sessions, tokens, people, and who may ask for what."""
 
-import asyncio
 import base64
-import hashlib
-import hmac
 import json
 import time
 from typing import Any
@@ -13,12 +10,9 @@ import asyncpg
 import grpc
 import pytest
 from almagest.auth.v1 import auth_pb2 as wire
-from auth.entrypoints.policy import POLICY
+from argon2 import PasswordHasher
 from chassis.errors import RemoteProblem
 from chassis.ids import uuid7
-from chassis.tokens import TokenVerifier
-from joserfc import jws
-from joserfc.jwk import OctKey, OKPKey
 
 ISSUER = "spiffe://almagest.internal/auth"
 
@@ -29,64 +23,6 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, str, str]:
         await call
     problem = failure.value.problem
     return failure.value.code, problem.reason, problem.message
-
-
-def reason(code: grpc.StatusCode, name: str) -> Any:
-    return pytest.approx((code, name))
-
-
-@pytest.fixture(scope="session")
-async def admin(service, settings) -> wire.User:
-    """An admin, made as `almagest up` makes the first one."""
-    from auth.application.people import create_first_admin
-    from auth.bootstrap import assembled, now
-    from auth.domain.people import Role, registration
-
-    async with assembled(settings) as parts:
-        user, _ = await create_first_admin(
-            registration(
-                email="root@localhost", password="correct horse battery staple", first_name="R", last_name="T", roles=[Role.ADMIN]
-            ),
-            command_id=uuid7(),
-            people=parts.people,
-            passwords=parts.passwords,
-            fingerprints=parts.key_encryption_key,
-            clock=now,
-        )
-    return (await service.gateway.LogIn(wire.LogInRequest(email=user.email, password="correct horse battery staple"))).user
-
-
-@pytest.fixture
-def acting(service, password):
-    """Metadata with a transaction token of a person, by e-mail address."""
-
-    async def act(email: str, *scopes: str) -> tuple[tuple[str, str], ...]:
-        session = await service.gateway.LogIn(wire.LogInRequest(email=email, password=password))
-        exchanged = await service.gateway.ExchangeToken(
-            wire.ExchangeTokenRequest(access_token=session.tokens.access_token, scopes=scopes)
-        )
-        return (("txn-token", exchanged.transaction_token),)
-
-    return act
-
-
-@pytest.fixture
-def newcomer(service, admin, acting, person):
-    """Creates persons through the service."""
-
-    async def create(**changes: object) -> wire.User:
-        answer = await service.gateway.CreateUser(person(**changes), metadata=await acting(admin.email))
-        return answer.user
-
-    return create
-
-
-@pytest.fixture
-def log_in(service, password):
-    async def start(user: wire.User) -> wire.Tokens:
-        return (await service.gateway.LogIn(wire.LogInRequest(email=user.email, password=password))).tokens
-
-    return start
 
 
 def read(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -148,7 +84,9 @@ class TestPeople:
         ("changes", "field"),
         [({"command_id": "x"}, "command_id"), ({"roles": [0]}, "roles"), ({"roles": [99]}, "roles")],
     )
-    async def test_what_the_wire_allows_and_we_do_not_is_refused(self, service, admin, acting, person, changes, field):
+    async def test_what_the_wire_allows_and_we_do_not_is_refused(  # noqa: PLR0917 - fixtures
+        self, service, admin, acting, person, changes, field
+    ):
         """An enum's unknown numbers, and texts that are no ids."""
         with pytest.raises(RemoteProblem) as failure:
             await service.gateway.CreateUser(person(**changes), metadata=await acting(admin.email))
@@ -246,8 +184,6 @@ class TestLogIn:
 
     async def test_an_outdated_hash_is_renewed_at_login(self, service, newcomer, password, databases):
         """A person's hash follows today's parameters without their noticing."""
-        from argon2 import PasswordHasher
-
         user = await newcomer()
         weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(password)
         hashes: list[str] = []
@@ -255,9 +191,7 @@ class TestLogIn:
             for dsn in databases.owner:
                 connection = await asyncpg.connect(dsn)
                 if step == 0:
-                    await connection.execute(
-                        "UPDATE users SET password_hash = $1 WHERE email = $2", weak, user.email
-                    )
+                    await connection.execute("UPDATE users SET password_hash = $1 WHERE email = $2", weak, user.email)
                 else:
                     rows = await connection.fetch("SELECT password_hash FROM users WHERE email = $1", user.email)
                     hashes += [row[0] for row in rows]

@@ -171,7 +171,7 @@ async def test_one_command_with_addresses_of_two_shards_at_once_creates_one_pers
     assert len([*await holders(databases, emails[0]), *await holders(databases, emails[1])]) == 1
 
 
-def routed(parts: Parts) -> dict[str, tuple[object, set[str]]]:
+def routed() -> dict[str, tuple[object, set[str]]]:
     """Statements, and the shards that each must ask."""
     both = {"users_0", "users_1"}
     zero, one = address(0), address(1)
@@ -213,7 +213,7 @@ def routed(parts: Parts) -> dict[str, tuple[object, set[str]]]:
 )  # fmt: skip
 async def test_statements_are_routed(parts: Parts, asked, case: str):
     """A criterion that every row must meet leads to a shard; anything weaker leads to all of them."""
-    statement, expected = routed(parts)[case]
+    statement, expected = routed()[case]
     sessions = sharded_sessions(Shards(2), parts.engines)
     with asked() as log:
         async with sessions() as session:

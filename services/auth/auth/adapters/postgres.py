@@ -47,8 +47,8 @@ class PostgresPeople:
             found = await session.scalar(bound)
         if found is not None:
             return found
-        # In a transaction of its own, not in a savepoint: a ShardedSession's flush goes around savepoints, since it takes
-        # its connections from the outermost transaction (SQLAlchemy 2.1.9).
+        # In a transaction of its own, not in a savepoint: a ShardedSession's flush goes around savepoints, since it
+        # takes its connections from the outermost transaction (SQLAlchemy 2.1.9).
         try:
             async with self._sessions.begin() as session:
                 session.add(CommandRow(id=command_id, fingerprint=fingerprint, created_at=now))

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from chassis.buckets import bucket_of
-from sqlalchemy import DateTime, Dialect, ForeignKey, LargeBinary, Text
+from sqlalchemy import DateTime, Dialect, ForeignKey, Index, LargeBinary, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -83,9 +83,10 @@ class SessionRow(Row):
     """A session. It lives where its person lives."""
 
     __tablename__ = "sessions"
+    __table_args__ = (Index("sessions_user_id", "user_id"),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True, info=_BY_ID)
-    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True, info=_BY_ID)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), info=_BY_ID)
     token_hash: Mapped[bytes]
     started_at: Mapped[datetime]
     expires_at: Mapped[datetime]
@@ -117,7 +118,10 @@ class SigningKeyRow(Row):
     """A key pair. All of them live in the first shard."""
 
     __tablename__ = "signing_keys"
-    __table_args__ = {"info": {HOME: 0}}  # noqa: RUF012 - SQLAlchemy's own protocol
+    __table_args__ = (
+        Index("signing_keys_one_of_each", "state", unique=True, postgresql_where=text("state IN ('next', 'active')")),
+        {"info": {HOME: 0}},
+    )
 
     kid: Mapped[str] = mapped_column(primary_key=True)
     public_key: Mapped[bytes]

@@ -7,7 +7,7 @@ from typing import Protocol
 from uuid import UUID
 
 from auth.domain.concealed import Password, PasswordHash
-from auth.domain.errors import CommandReused, InvalidFields, NotAboutYou, UnknownPerson
+from auth.domain.errors import CommandReused, EmailTaken, InvalidFields, NotAboutYou, UnknownPerson
 from auth.domain.people import Registration, Role, User, normalised_email
 
 Clock = Callable[[], datetime]
@@ -154,14 +154,20 @@ async def create_first_admin(
     found = await people.by_email(registration.email)
     if found is not None:
         return found, False
-    admin = await create_person(
-        registration,
-        command_id=command_id,
-        people=people,
-        passwords=passwords,
-        fingerprints=fingerprints,
-        clock=clock,
-    )
+    try:
+        admin = await create_person(
+            registration,
+            command_id=command_id,
+            people=people,
+            passwords=passwords,
+            fingerprints=fingerprints,
+            clock=clock,
+        )
+    except EmailTaken:
+        found = await people.by_email(registration.email)
+        if found is None:
+            raise
+        return found, False
     return admin, True
 
 
