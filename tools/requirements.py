@@ -11,6 +11,7 @@ import argparse
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTIONS = (
@@ -29,7 +30,7 @@ DISTRIBUTIONS = (
 _REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(\[(?P<extras>[^]]*)\])?")
 
 
-def project(directory: str) -> dict[str, object]:
+def project(directory: str) -> dict[str, Any]:
     """The `[project]` table of a distribution of ours."""
     return tomllib.loads((ROOT / directory / "pyproject.toml").read_text())["project"]
 
@@ -45,9 +46,11 @@ def third_party(directories: tuple[str, ...], *, every_extra: bool) -> set[str]:
             return
         seen.add((directory, extras))
         table = project(directory)
-        optional: dict[str, list[str]] = table.get("optional-dependencies", {})  # type: ignore[assignment]
-        wanted = extras | (frozenset(optional) if every_extra else frozenset())
-        for requirement in [*table.get("dependencies", []), *(r for extra in wanted for r in optional[extra])]:  # type: ignore[misc]
+        optional: dict[str, list[str]] = table.get("optional-dependencies", {})
+        required: list[str] = list(table.get("dependencies", []))
+        for extra in optional if every_extra else extras:
+            required += optional[extra]
+        for requirement in required:
             match = _REQUIREMENT.match(requirement)
             if match is None:
                 raise SystemExit(f"{directory}/pyproject.toml: cannot read the requirement {requirement!r}")
