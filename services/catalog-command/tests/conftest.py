@@ -14,7 +14,7 @@ import event_store.settings
 import pytest
 from almagest.catalog.events.v1 import product_events_pb2 as events
 from almagest.catalog.v1 import command_pb2
-from almagest.eventstore.v1 import event_store_pb2_grpc
+from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
 from catalog_command.adapters.event_store import EventStoreProductLog
 from catalog_command.application.product_log import (
     NO_REVISION,
@@ -255,6 +255,14 @@ class Store:
                 yield log
             finally:
                 await log.close()
+
+    async def recorded(self, product: str) -> list[event_pb2.RecordedEvent]:
+        """The events of a product, as the log holds them."""
+        source = FileIdentitySource(self.identity("catalog-query"), TRUST_DOMAIN, service="catalog-query")
+        async with Channel(self.target, service="event-store", identity=source) as channel:
+            request = event_store_pb2.ReadStreamRequest(stream=f"product-{product}")
+            pieces = event_store_pb2_grpc.EventStoreServiceStub(channel).ReadStream(request, timeout=5)
+            return [event async for piece in pieces for event in piece.events]
 
 
 class StoreProcess:
