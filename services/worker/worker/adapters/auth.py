@@ -29,7 +29,7 @@ class DelegatedTokens:
     out within a minute.
     """
 
-    def __init__(self, stub: auth_pb2_grpc.AuthServiceAsyncStub, *, user_id: str, job_id: str) -> None:
+    def __init__(self, stub: "auth_pb2_grpc.AuthServiceAsyncStub", *, user_id: str, job_id: str) -> None:
         self._stub = stub
         self._request = auth_pb2.DelegateTokenRequest(user_id=user_id, job_id=job_id, scopes=SCOPES)
         self._token = ""

@@ -285,7 +285,7 @@ class PostgresJobs:
             await connection.execute(_FORGET_FILES, retention)
 
     async def _ended_so(self, job_id: uuid.UUID, attempt: int, ending: Ending) -> bool:
-        """Whether this very attempt has ended the job so: the answer was lost, and it was asked again."""
+        """Whether this very attempt has ended the job so: the answer was lost, and it is asked again."""
         async with connected(self._database) as connection:
             row = await connection.fetchrow("SELECT attempts, state FROM jobs WHERE job_id = $1", job_id)
         return row is not None and row["attempts"] == attempt and row["state"] == ending.state.value

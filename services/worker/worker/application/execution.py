@@ -154,7 +154,7 @@ class Execution:
         try:
             token = await self._tokens.token()
         except RemoteProblem as error:
-            if error.problem.code in _TIME_WILL_TELL or failures < _TRIES:
+            if _passes(error, failures):
                 self._complain(error.reason, len(rows))
                 return None
             raise JobImpossible(from_message(error.problem)) from error
@@ -166,7 +166,7 @@ class Execution:
         try:
             answers = await self._catalog.execute(items, timeout=timeout)
         except RemoteProblem as error:
-            if error.problem.code in _TIME_WILL_TELL or (error.problem.code in _A_FEW_TIMES and failures < _TRIES):
+            if _passes(error, failures):
                 self._complain(error.reason, len(rows))
                 return None
             raise
@@ -209,6 +209,12 @@ class Execution:
             _logger.warning(
                 "rows wait for another try", problem_reason=reason, rows=rows, job_id=str(self._attempt.job.job_id)
             )
+
+
+def _passes(error: RemoteProblem, failures: int) -> bool:
+    """Whether another try may end better."""
+    code = error.problem.code
+    return code in _TIME_WILL_TELL or (code in _A_FEW_TIMES and failures < _TRIES)
 
 
 def _definite(answer: command_pb2.CommandResult, failures: int) -> command_pb2.Executed | problem_pb2.Problem | None:
