@@ -27,8 +27,8 @@ status: $(VENV)/runtime ## Show what runs
 	@$(BIN)/almagest status
 
 ##@ Check
-.PHONY: test lint types contracts protos-check unit e2e
-test: lint types contracts protos-check unit ## Everything that must hold before a change lands
+.PHONY: test lint types contracts generated unit
+test: lint types contracts generated unit ## Everything that must hold before a change lands
 
 lint: $(VENV)/dev ## Style: ruff, and buf's lint and format
 	$(BIN)/ruff check
@@ -41,9 +41,10 @@ types: $(VENV)/dev ## Types: pyright, strict
 contracts: $(VENV)/dev ## Who may import whom: import-linter
 	$(BIN)/lint-imports
 
-protos-check: $(VENV)/dev ## The wire stays compatible and the generated code is up to date
+generated: $(VENV)/dev ## The wire stays compatible; generated code and pages are up to date
 	cd protos && ../$(BIN)/buf breaking --against released.binpb
 	$(BIN)/python tools/generate_protos.py --check
+	$(BIN)/python tools/configuration_page.py --check
 
 unit: $(VENV)/dev ## The tests, on all cores
 	$(BIN)/pytest -n auto --dist loadgroup
@@ -54,10 +55,13 @@ bench: $(VENV)/bench ## Measure each hot path beside its reference; TOPIC=name f
 	$(BIN)/python benchmarks $(TOPIC)
 
 ##@ Make
-.PHONY: protos released constraints
+.PHONY: protos docs released constraints
 protos: $(VENV)/dev ## Generate the Python code of protos/ into protos/gen
 	$(BIN)/python tools/generate_protos.py
 	cd protos && ../$(BIN)/buf format --write
+
+docs: $(VENV)/dev ## Write the pages that are made from code
+	$(BIN)/python tools/configuration_page.py
 
 released: $(VENV)/dev ## Take the present protos as what later ones must stay compatible with
 	cd protos && ../$(BIN)/buf build -o released.binpb

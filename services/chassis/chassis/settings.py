@@ -16,14 +16,19 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ALMAGEST_", frozen=True, extra="ignore", populate_by_name=True)
 
     trust_domain: str = "almagest.internal"
+    """The SPIFFE trust domain that all services belong to."""
     identity_directory: Path
     """Holds `tls.crt`, `tls.key` and `ca.crt`, as cert-manager writes them."""
     listen: str = "127.0.0.1:0"
+    """Where gRPC is served, as host:port; port 0: any free one."""
     http_listen: str = "127.0.0.1:0"
+    """Where `/livez`, `/readyz` and `/metrics` are served in plain HTTP, as host:port."""
     log_level: str = "INFO"
+    """The least severe log level that is written."""
     trace_directory: Path | None = None
     """Where spans go as JSON lines when there is no OTLP endpoint; unset: nowhere."""
     otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    """Where traces go by OTLP over gRPC, such as a Jaeger; unset: to files."""
     trace_rate_per_second: float = Field(default=20.0, ge=0)
     """How many requests a second start a recorded trace of their own."""
     trace_file_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
@@ -35,14 +40,20 @@ class ServiceSettings(BaseSettings):
     maximum_concurrent_rpcs: int = Field(default=1000, ge=1)
     """More calls than this at once are refused with RESOURCE_EXHAUSTED before any work is done for them."""
     max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=64 * 1024)
+    """The largest gRPC message, in and out."""
     identity_poll_seconds: float = Field(default=1.0, gt=0)
     """How often the identity directory is looked at for a new certificate."""
 
     event_store_target: str | None = None
+    """The gRPC target of event-store, such as `dns:///event-store:9090`."""
     auth_target: str | None = None
+    """The gRPC target of auth, such as `dns:///auth:9090`."""
     catalog_command_target: str | None = None
+    """The gRPC target of catalog-command, such as `dns:///catalog-command:9090`."""
     catalog_query_target: str | None = None
+    """The gRPC target of catalog-query, such as `dns:///catalog-query:9090`."""
     worker_target: str | None = None
+    """The gRPC target of worker, such as `dns:///worker:9090`."""
 
 
 class DatabaseSettings(ServiceSettings):
