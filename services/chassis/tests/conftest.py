@@ -76,7 +76,7 @@ class Authority:
         names += [x509.DNSName(name) for name in (dns if dns is not None else [f"{service}.{TRUST_DOMAIN}"])]
         certificate = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, service.replace("-", "_"))]))
             .issuer_name(self.certificate.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())

