@@ -11,11 +11,9 @@ import contextlib
 import fcntl
 import os
 import secrets
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,6 +29,7 @@ from almagest_cli.local.layout import AUTH, GATEWAY, SERVICES, WORKLOADS, Places
 from almagest_cli.local.ports import require_free
 from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.local.probes import Probe
+from almagest_cli.local.programs import python, run_to_end
 from almagest_cli.local.valkey import EmbeddedValkey
 
 ADMIN_EMAIL = "admin@localhost"
@@ -38,8 +37,6 @@ POSTGRES = "postgres"
 VALKEY = "valkey"
 CERTIFICATES = "certificates"
 """The small process that renews identities."""
-
-_ONE_OFF_SECONDS = 300
 
 Report: TypeAlias = Callable[[str, str], None]
 """Called with a process's name and what happens to it: `starting`, `migrating`, `ready`, `stopped`."""
@@ -64,7 +61,7 @@ class Started:
     already_running: bool
 
 
-class Cancelled(Exception):  # noqa: N818 - not an error: another part failed first
+class Cancelled(Exception):
     """This part of the start was given up because another failed."""
 
 
@@ -220,17 +217,13 @@ class System:
             except BaseException:
                 self._cancelled.set()
                 raise
-            if any(part.exception() for part in done):
+            # What fails after this does so because it was given up.
+            causes = [error for part in done if (error := part.exception()) is not None]
+            if causes:
                 self._cancelled.set()
-        self._raise_cause(parts)
+        if causes:
+            raise causes[0]
         return self._admin_to_show()
-
-    @staticmethod
-    def _raise_cause(parts: Mapping[str, Future[None]]) -> None:
-        failures = [error for part in parts.values() if (error := part.exception()) is not None]
-        causes = [error for error in failures if not isinstance(error, Cancelled)]
-        for error in causes or failures:
-            raise error
 
     def _bring_up(self, row: Service, databases: Databases, redis_url: str, *, missing: bool, timeout: float) -> None:
         """Migrate, start and await one service; for auth, make the first admin as well."""
@@ -239,12 +232,28 @@ class System:
             if row.databases:
                 self._report(row.name, "migrating")
                 owner = self._environment(row, databases, redis_url, as_owner=True)
-                self._run(row, ["migrate"], owner)
+                self._check()
+                run_to_end(
+                    row.module,
+                    "migrate",
+                    environment=owner,
+                    directory=self.places.state,
+                    given_up=self._cancelled.is_set,
+                )
             self._report(row.name, "starting")
             self._launch(row, told)
             if row.name == AUTH:
                 # Kept until it is shown: this start may yet fail for another reason.
-                answer = self._run(row, ["create-admin", "--email", ADMIN_EMAIL], told).splitlines()[-1].encode()
+                said = run_to_end(
+                    row.module,
+                    "create-admin",
+                    "--email",
+                    ADMIN_EMAIL,
+                    environment=told,
+                    directory=self.places.state,
+                    given_up=lambda: False,
+                )
+                answer = said.splitlines()[-1].encode()
                 if orjson.loads(answer)["password"] is not None:
                     write_private(self.places.first_admin, answer)
         self._await_ready(row, timeout=timeout)
@@ -259,36 +268,11 @@ class System:
         self.places.first_admin.unlink()
         return Credentials(email=str(answer["email"]), password=str(answer["password"]))
 
-    def _run(self, row: Service, arguments: list[str], told: Mapping[str, str]) -> str:
-        """Run a one-off command of a service to its end, and answer what it prints.
-
-        Raises:
-            ProcessDiedError: it failed; with what it said last.
-        """
-        self._check()
-        command = f"python -m {row.module} {arguments[0]}"
-        try:
-            done = subprocess.run(
-                _python(row.module, *arguments),
-                env=dict(told),
-                cwd=self.places.state,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_ONE_OFF_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise NotReadyError(f"`{command}` did not end within {_ONE_OFF_SECONDS} seconds.") from None
-        if done.returncode != 0:
-            said = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-20:])
-            raise ProcessDiedError(f"`{command}` failed (exit code {done.returncode}). What it said last:\n{said}")
-        return done.stdout
-
     def _launch(self, row: Service, told: Mapping[str, str]) -> None:
         self._check()
         daemon = self._all[row.name]
         self._started.append(daemon)
-        daemon.start(_python(row.module, "serve"), environment=told, directory=self.places.state)
+        daemon.start(python(row.module, "serve"), environment=told, directory=self.places.state)
 
     def _await_ready(self, row: Service, *, timeout: float) -> None:
         daemon, probe = self._all[row.name], self.probe(row.name)
@@ -311,7 +295,7 @@ class System:
         daemon = self._all[CERTIFICATES]
         self._started.append(daemon)
         daemon.start(
-            _python("almagest_cli.local.renewal", str(self.places.authority), *WORKLOADS),
+            python("almagest_cli.local.renewal", str(self.places.authority), *WORKLOADS),
             environment={name: value for name, value in os.environ.items() if not name.startswith("ALMAGEST_")},
             directory=self.places.state,
         )
@@ -414,8 +398,3 @@ class System:
 def _ports(described: Mapping[str, Any]) -> Ports | None:
     ports = described.get("ports")
     return None if ports is None else Ports(gateway=ports["gateway"], grpc=ports["grpc"], http=ports["http"])
-
-
-def _python(module: str, *arguments: str) -> list[str]:
-    # -P: a directory of the caller's that happens to be named like a module is not what we run.
-    return [sys.executable, "-P", "-m", module, *arguments]
