@@ -62,7 +62,20 @@ WORKLOADS = (*(service.name for service in SERVICES), "operator")
 
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "VIRTUAL_ENV")
 _INHERITED_PREFIXES = ("PYTHON", "OTEL_", "COVERAGE_", "SSL_CERT_", "GRPC_", "ALMAGEST_")
-_NOT_FOR_SERVICES = frozenset({"ALMAGEST_URL", "ALMAGEST_CA", "ALMAGEST_STATE", "ALMAGEST_POSTGRES_URL"})
+_NOT_INHERITED = frozenset(
+    {
+        # For the command line.
+        "ALMAGEST_URL",
+        "ALMAGEST_CA",
+        "ALMAGEST_STATE",
+        "ALMAGEST_TOKEN",
+        "ALMAGEST_POSTGRES_URL",
+        # For the services whom we tell.
+        "ALMAGEST_REDIS_URL",
+        "ALMAGEST_DATABASE_URLS",
+        "ALMAGEST_MIGRATION_DATABASE_URLS",
+    }
+)
 
 
 def service(name: str) -> Service:
@@ -182,7 +195,7 @@ def environment(
     told = {
         name: value
         for name, value in os.environ.items()
-        if (name in _INHERITED or name.startswith(_INHERITED_PREFIXES)) and name not in _NOT_FOR_SERVICES
+        if (name in _INHERITED or name.startswith(_INHERITED_PREFIXES)) and name not in _NOT_INHERITED
     }
     told |= {
         "ALMAGEST_IDENTITY_DIRECTORY": str(places.authority / "identities" / row.name),
@@ -200,13 +213,11 @@ def environment(
         told["ALMAGEST_HTTP_LISTEN"] = f"127.0.0.1:{ports.http[row.name]}"
     if row.name == AUTH:
         told["ALMAGEST_KEY_ENCRYPTION_KEY_FILE"] = str(places.key_encryption_key)
-    told.pop("ALMAGEST_REDIS_URL", None)
     if row.redis:
         told["ALMAGEST_REDIS_URL"] = redis_url
     if database_urls:
         told["ALMAGEST_DATABASE_URLS"] = orjson.dumps(database_urls).decode()
-        # Only `migrate` is told how to become the owner.
-        told.pop("ALMAGEST_MIGRATION_DATABASE_URLS", None)
         if owner_urls:
+            # Only `migrate` is told how to become the owner.
             told["ALMAGEST_MIGRATION_DATABASE_URLS"] = orjson.dumps(owner_urls).decode()
     return told
