@@ -1,0 +1,101 @@
+"""From an access token to the person, by way of auth, at most once a minute for each token.
+
+The transaction token is what the services believe. It lives for a minute; exchanging once a request would double the cost of each read. It is used until
+shortly before its end, so that it is still good when the last service in the chain looks at it.
+"""
+
+import asyncio
+import base64
+import binascii
+import contextvars
+import re
+import time
+from collections import OrderedDict
+
+import orjson
+from almagest.auth.v1 import auth_pb2
+from chassis.deadlines import set_deadline, timeout_for
+
+from gateway.application.ports import Auth, Person
+
+MARGIN_SECONDS = 10.0
+EXCHANGE_SECONDS = 5.0
+_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_LONGEST = 4096
+
+
+class InvalidAccessToken(Exception):
+    """It cannot be an access token, whatever auth would say."""
+
+
+class People:
+    """Remembers at most `capacity` persons by access token, the last used ones. Exchanges of one token that would run side by side are one."""
+
+    def __init__(self, auth: Auth, *, capacity: int = 10_000) -> None:
+        self._auth = auth
+        self._capacity = capacity
+        self._known: OrderedDict[str, tuple[Person, float]] = OrderedDict()
+        self._running: dict[str, asyncio.Task[Person]] = {}
+
+    def known(self, access_token: str) -> Person | None:
+        """The person, if no exchange is needed for it."""
+        found = self._known.get(access_token)
+        if found is None:
+            return None
+        person, until = found
+        if time.time() >= until:
+            del self._known[access_token]
+            return None
+        self._known.move_to_end(access_token)
+        return person
+
+    async def person(self, access_token: str) -> Person:
+        """The person whose access token this is.
+
+        Raises:
+            InvalidAccessToken: It does not even look like one.
+            RemoteProblem: Auth does not vouch for it, or cannot be asked.
+            TimeoutError: Auth did not answer within the time of the request.
+        """
+        person = self.known(access_token)
+        if person is not None:
+            return person
+        if len(access_token) > _LONGEST or _JWT.fullmatch(access_token) is None:
+            raise InvalidAccessToken
+        task = self._running.get(access_token)
+        if task is None:
+            # In the context of whoever came first, for the sake of its trace, but not with its deadline: others wait, too.
+            task = asyncio.create_task(self._exchange(access_token), context=contextvars.copy_context())
+            self._running[access_token] = task
+            task.add_done_callback(lambda done: self._finished(access_token, done))
+        async with asyncio.timeout(timeout_for(EXCHANGE_SECONDS)):
+            return await asyncio.shield(task)
+
+    def _finished(self, access_token: str, task: asyncio.Task[Person]) -> None:
+        self._running.pop(access_token, None)
+        if not task.cancelled():
+            # Looked at, so that an exchange nobody waits for any more does not complain.
+            task.exception()
+
+    async def _exchange(self, access_token: str) -> Person:
+        set_deadline(EXCHANGE_SECONDS)
+        answer = await self._auth.exchange(access_token)
+        person = _person(answer)
+        lifetime = person.expires_at - time.time()
+        if lifetime > 0:
+            until = person.expires_at - min(MARGIN_SECONDS, lifetime / 3)
+            self._known[access_token] = (person, until)
+            while len(self._known) > self._capacity:
+                self._known.popitem(last=False)
+        return person
+
+
+def _person(answer: auth_pb2.ExchangeTokenResponse) -> Person:
+    """The subject is read without a check of the signature: it came from auth itself, and the services check it."""
+    try:
+        payload = answer.transaction_token.split(".")[1]
+        claims = orjson.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        subject = str(claims["sub"])
+    except (IndexError, KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise RuntimeError("auth answered what is no transaction token") from error
+    return Person(subject, answer.transaction_token, answer.expires_at.ToNanoseconds() / 1e9)

@@ -1,0 +1,171 @@
+"""What the gateway needs of others. In earnest these are the adapters, in its tests fakes that hold to the same contract.
+
+Calls that fail raise `chassis.errors.RemoteProblem` with the problem that the service named. All of them end by the deadline of the request.
+Messages are those of the services: this is their published language, and a third form of the same fields would only be one more to keep right.
+"""
+
+import enum
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from almagest.auth.v1 import auth_pb2
+from almagest.catalog.v1 import command_pb2, query_pb2
+from almagest.jobs.v1 import jobs_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who asks, proven by a transaction token that the services verify for themselves.
+
+    `expires_at` is in seconds since the epoch.
+    """
+
+    subject: str
+    token: str
+    expires_at: float
+
+    def __repr__(self) -> str:
+        return f"Person({self.subject})"
+
+
+class Auth(Protocol):
+    """People and sessions."""
+
+    async def log_in(self, request: auth_pb2.LogInRequest) -> auth_pb2.LogInResponse:
+        """Start a session."""
+        ...
+
+    async def refresh(self, request: auth_pb2.RefreshSessionRequest) -> auth_pb2.Tokens:
+        """Go on with a session."""
+        ...
+
+    async def log_out(self, request: auth_pb2.LogOutRequest) -> None:
+        """End a session."""
+        ...
+
+    async def exchange(self, access_token: str) -> auth_pb2.ExchangeTokenResponse:
+        """Vouch for an access token with a transaction token."""
+        ...
+
+    async def create_user(self, request: auth_pb2.CreateUserRequest, person: Person) -> auth_pb2.User:
+        """Create a person."""
+        ...
+
+    async def get_user(self, request: auth_pb2.GetUserRequest, person: Person) -> auth_pb2.User:
+        """Find a person."""
+        ...
+
+
+class CatalogCommand(Protocol):
+    """Changes of the catalog."""
+
+    async def execute(self, item: command_pb2.CommandItem) -> command_pb2.Executed:
+        """Decide an item. It goes on when the caller goes away: its outcome is in the log either way."""
+        ...
+
+
+class CatalogQuery(Protocol):
+    """Reads of the catalog."""
+
+    async def product(self, item: query_pb2.GetProductItem) -> query_pb2.ProductDocument:
+        """One product."""
+        ...
+
+    async def products(self, items: Sequence[query_pb2.GetProductItem]) -> Sequence[query_pb2.GetProductResult]:
+        """Many products, in their order."""
+        ...
+
+    async def list_products(
+        self, request: query_pb2.ListProductsRequest, person: Person
+    ) -> query_pb2.ListProductsResponse:
+        """A page."""
+        ...
+
+    async def search_products(
+        self, request: query_pb2.SearchProductsRequest, person: Person
+    ) -> query_pb2.SearchProductsResponse:
+        """A page of matches."""
+        ...
+
+    async def history(
+        self, request: query_pb2.GetProductHistoryRequest, person: Person
+    ) -> query_pb2.GetProductHistoryResponse:
+        """A page of changes."""
+        ...
+
+    async def projections(self, person: Person) -> query_pb2.GetProjectionStatusResponse:
+        """How far the read models are behind."""
+        ...
+
+
+class Worker(Protocol):
+    """Jobs."""
+
+    async def submit_import(
+        self, header: jobs_pb2.ImportHeader, chunks: AsyncIterator[bytes], person: Person
+    ) -> jobs_pb2.Job:
+        """Pass a file on while it comes. An exception out of `chunks` aborts the call, of which nothing is kept, and is raised here."""
+        ...
+
+    async def get_job(self, job_id: str, person: Person) -> jobs_pb2.Job:
+        """One job."""
+        ...
+
+    async def list_jobs(self, request: jobs_pb2.ListJobsRequest, person: Person) -> jobs_pb2.ListJobsResponse:
+        """A page of jobs."""
+        ...
+
+    def watch_job(self, job_id: str, person: Person) -> AsyncIterator[jobs_pb2.Job]:
+        """The job now, and at each change, until it ends."""
+        ...
+
+    async def cancel_job(self, job_id: str, person: Person) -> jobs_pb2.Job:
+        """Ask a job to stop."""
+        ...
+
+    async def refused_rows(
+        self, request: jobs_pb2.ListRefusedRowsRequest, person: Person
+    ) -> jobs_pb2.ListRefusedRowsResponse:
+        """A page of a report."""
+        ...
+
+
+class Claim(enum.Enum):
+    """What is remembered of an idempotency key."""
+
+    NEW = "new"
+    RUNNING = "running"
+    DONE = "done"
+    OTHER = "other"
+    """It was used with another request."""
+
+
+class KeyMemory(Protocol):
+    """A memory of idempotency keys that may forget: the log decides, this only says no sooner.
+
+    When it is away, every key is new, and nothing raises.
+    """
+
+    async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Claim:
+        """Remember that a request with this key and fingerprint runs, for at most `seconds`, unless the key is known."""
+        ...
+
+    async def done(self, key: str, fingerprint: bytes) -> None:
+        """Remember that it was answered."""
+        ...
+
+    async def forget(self, key: str) -> None:
+        """Let it be tried again at once."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """All of them, as bootstrap puts them together."""
+
+    auth: Auth
+    catalog_command: CatalogCommand
+    catalog_query: CatalogQuery
+    worker: Worker
+    keys: KeyMemory

@@ -1,0 +1,11 @@
+// Without this the page would ask the Internet whether the document is valid.
+SwaggerUIBundle({
+  url: "/docs/openapi-3.0.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  displayRequestDuration: true,
+  persistAuthorization: false,
+  validatorUrl: null,
+  presets: [SwaggerUIBundle.presets.apis],
+  layout: "BaseLayout",
+});

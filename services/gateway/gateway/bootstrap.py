@@ -1,0 +1,60 @@
+"""The composition root: who we are, the way to the services, and the application on top of them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from chassis.http import Readiness
+from chassis.process import Chassis
+from chassis.redis import connect
+from chassis.rpc.channel import Channel
+
+from gateway.adapters import auth, catalog_command, catalog_query, worker
+from gateway.adapters.redis import NoKeyMemory, RedisKeyMemory
+from gateway.app import create_app
+from gateway.application.ports import KeyMemory, Ports
+from gateway.middleware.context import Application
+from gateway.settings import Settings
+
+SERVICE = "gateway"
+_REDIS_SECONDS = 0.25
+
+
+@asynccontextmanager
+async def gateway(settings: Settings) -> AsyncIterator[tuple[Application, Readiness]]:
+    """The application with its real ports, which are closed at the end."""
+    async with AsyncExitStack() as stack:
+        chassis = await stack.enter_async_context(Chassis.open(SERVICE, settings))
+        channels = {
+            "auth": chassis.channel("auth", retryable=auth.RETRYABLE),
+            "catalog-command": chassis.channel("catalog-command"),
+            "catalog-query": chassis.channel("catalog-query", retryable=catalog_query.RETRYABLE),
+            "worker": chassis.channel("worker", retryable=worker.RETRYABLE),
+        }
+        commands = catalog_command.GrpcCatalogCommand(channels["catalog-command"])
+        stack.push_async_callback(commands.close)
+        queries = catalog_query.GrpcCatalogQuery(channels["catalog-query"])
+        stack.push_async_callback(queries.close)
+        ports = Ports(
+            auth=auth.GrpcAuth(channels["auth"]),
+            catalog_command=commands,
+            catalog_query=queries,
+            worker=worker.GrpcWorker(channels["worker"], upload_seconds=settings.upload_seconds),
+            keys=_keys(settings, stack),
+        )
+        readiness = Readiness({name: _reachable(channel) for name, channel in channels.items()})
+        yield create_app(settings, ports, readiness), readiness
+
+
+def _keys(settings: Settings, stack: AsyncExitStack) -> KeyMemory:
+    if settings.redis_url is None:
+        return NoKeyMemory()
+    redis = connect(settings.redis_url, identity_directory=settings.identity_directory, timeout=_REDIS_SECONDS)
+    stack.push_async_callback(redis.aclose)
+    return RedisKeyMemory(redis)
+
+
+def _reachable(channel: Channel) -> Callable[[], Awaitable[None]]:
+    async def probe() -> None:
+        await channel.channel_ready()
+
+    return probe

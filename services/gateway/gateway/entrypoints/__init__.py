@@ -1,0 +1,1 @@
+"""HTTP in, a port called, HTTP out: one router per resource, nothing decided."""

@@ -1,0 +1,113 @@
+"""The OpenAPI document: FastAPI's, completed with what it cannot know, and a rendition in 3.0 for the docs page.
+
+The newest Swagger UI that comes as a wheel draws OpenAPI 3.0 only, so the page gets the same document with the few words of 3.1 that differ
+put into the older form. What is published is 3.1.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+
+from gateway import requests
+from gateway.problems import Problem
+
+TITLE = "Almagest"
+VERSION = "1.0.0"
+_DESCRIPTION = """A product catalog in which every change is an event that can be explained.
+
+Log in at `/v1/sessions`, send the access token as `Authorization: Bearer`. Every write answers a `consistency_token`: a read that
+carries it in `Almagest-Consistency` waits until it sees that write. Every answer names its trace in `Trace-Id`. Errors are
+`application/problem+json` (RFC 9457), with a stable `reason`.
+"""
+_TAGS = [
+    {"name": "sessions", "description": "Log in and out."},
+    {"name": "users", "description": "People and what they may do."},
+    {"name": "products", "description": "The catalog."},
+    {"name": "vehicles", "description": "The products that are cars or trucks."},
+    {"name": "imports", "description": "Many products at once, from a file."},
+    {"name": "jobs", "description": "Work that outlives its request."},
+    {"name": "projections", "description": "How fresh reads are."},
+    {"name": "operations", "description": "For those who run it."},
+]
+_BODIES: Mapping[str, Any] = {
+    "LogIn": requests.LogIn,
+    "RefreshToken": requests.RefreshToken,
+    "NewUser": requests.NewUser,
+    "CreateProduct": requests.Create,
+    "DescribeProduct": requests.Describe,
+    "SetPrice": requests.SetPrice,
+    "Because": requests.Because,
+    "Discontinue": requests.Discontinue,
+    "BatchGet": requests.BatchGet,
+    "Problem": Problem,
+}
+_REF = "#/components/schemas/{model}"
+
+
+def document(application: FastAPI) -> dict[str, Any]:
+    """The complete document, in OpenAPI 3.1."""
+    made = get_openapi(
+        title=TITLE,
+        version=VERSION,
+        summary="A product catalog that can explain itself",
+        description=_DESCRIPTION,
+        routes=application.routes,
+        tags=_TAGS,
+        servers=[{"url": "/"}],
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        separate_input_output_schemas=False,
+    )
+    schemas: dict[str, Any] = made["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for name, model in _BODIES.items():
+        schema = TypeAdapter(model).json_schema(ref_template=_REF)
+        schemas.update(schema.pop("$defs", {}))
+        schemas[name] = schema
+    for path in made["paths"].values():
+        for operation in path.values():
+            _without_default_422(operation)
+    return made
+
+
+def _without_default_422(operation: dict[str, Any]) -> None:
+    """FastAPI adds an answer of its own for parameters that are not valid. Ours is 400, and is there."""
+    answer = operation["responses"].get("422", {})
+    if "HTTPValidationError" in str(answer):
+        del operation["responses"]["422"]
+
+
+def for_swagger_ui(made: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in OpenAPI 3.0."""
+    older = cast("dict[str, Any]", _older(dict(made)))
+    older["openapi"] = "3.0.3"
+    older["info"].pop("summary", None)
+    older["info"]["license"].pop("identifier", None)
+    return older
+
+
+def _older(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_older(inner) for inner in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    schema = {key: _older(inner) for key, inner in cast("dict[str, Any]", value).items()}
+    if isinstance(schema.get("examples"), list):
+        examples = schema.pop("examples")
+        if examples:
+            schema.setdefault("example", examples[0])
+    if "const" in schema and not isinstance(schema["const"], dict):
+        schema["enum"] = [schema.pop("const")]
+    if isinstance(schema.get("exclusiveMinimum"), int | float):
+        schema["minimum"] = schema.pop("exclusiveMinimum")
+        schema["exclusiveMinimum"] = True
+    choices = schema.get("anyOf")
+    if isinstance(choices, list) and {"type": "null"} in choices:
+        rest = [choice for choice in cast("list[Any]", choices) if choice != {"type": "null"}]
+        del schema["anyOf"]
+        schema["nullable"] = True
+        schema.update({"allOf": rest} if len(rest) == 1 else {"anyOf": rest})
+    return schema

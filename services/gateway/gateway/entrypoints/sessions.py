@@ -1,0 +1,60 @@
+from typing import Annotated
+
+from almagest.auth.v1 import auth_pb2
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from gateway.entrypoints.bodies import JsonBody
+from gateway.entrypoints.dependencies import Backends, json_response
+from gateway.entrypoints.documentation import WITH_BODY, body, problems, success
+from gateway.representations import Session, Tokens, User
+from gateway.requests import LogIn, RefreshToken
+
+router = APIRouter(tags=["sessions"])
+_CREDENTIALS = {"email": "ada@example.com", "password": "correct horse battery staple"}
+
+
+@router.post(
+    "/v1/sessions",
+    operation_id="logIn",
+    summary="Log in",
+    status_code=201,
+    responses={201: success("The session", Session), **problems(*WITH_BODY, 401, 429, 503, 504)},
+    openapi_extra=body("LogIn", ada=_CREDENTIALS),
+)
+async def log_in(credentials: Annotated[LogIn, Depends(JsonBody[LogIn](LogIn))], ports: Backends) -> Response:
+    """Start a session. Which of address and password was wrong is not told."""
+    answer = await ports.auth.log_in(auth_pb2.LogInRequest(email=credentials.email, password=credentials.password))
+    return json_response(Session.of(answer.tokens, user=User.of(answer.user)), 201)
+
+
+@router.post(
+    "/v1/sessions:refresh",
+    operation_id="refreshSession",
+    summary="Get new tokens",
+    responses={200: success("New tokens", Tokens), **problems(*WITH_BODY, 401, 429, 503, 504)},
+    openapi_extra=body("RefreshToken"),
+)
+async def refresh(
+    token: Annotated[RefreshToken, Depends(JsonBody[RefreshToken](RefreshToken))], ports: Backends
+) -> Response:
+    """Exchange a refresh token, once. One that comes a second time ends the session: somebody else has it."""
+    return json_response(
+        Tokens.of(await ports.auth.refresh(auth_pb2.RefreshSessionRequest(refresh_token=token.refresh_token)))
+    )
+
+
+@router.post(
+    "/v1/sessions:end",
+    operation_id="logOut",
+    summary="Log out",
+    status_code=204,
+    responses={204: success("It has ended, or was not there"), **problems(*WITH_BODY, 401, 429, 503, 504)},
+    openapi_extra=body("RefreshToken"),
+)
+async def log_out(
+    token: Annotated[RefreshToken, Depends(JsonBody[RefreshToken](RefreshToken))], ports: Backends
+) -> Response:
+    """End the session of a refresh token."""
+    await ports.auth.log_out(auth_pb2.LogOutRequest(refresh_token=token.refresh_token))
+    return Response(status_code=204)

@@ -1,0 +1,58 @@
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from gateway import types
+from gateway.entrypoints.dependencies import Asker, Backends, Consistency, IfNoneMatch, product_id_of
+from gateway.entrypoints.documentation import ASKED, ETAG, LINK, READ_HEADERS, problems, success
+from gateway.entrypoints.products import document_response, list_request, page_response, read_product
+from gateway.problems import Refused
+from gateway.representations import ProductDocument, ProductPage
+from gateway.requests import ListVehicles
+
+router = APIRouter(tags=["vehicles"])
+_VEHICLES = frozenset({"car", "truck"})
+
+
+@router.get(
+    "/v1/vehicles",
+    operation_id="listVehicles",
+    summary="List cars and trucks",
+    responses={200: success("A page", ProductPage, LINK, READ_HEADERS), **problems(*ASKED)},
+)
+async def list_vehicles(
+    request: Request,
+    person: Asker,
+    wanted: Annotated[ListVehicles, Query()],
+    ports: Backends,
+    consistency: Consistency = None,
+) -> Response:
+    """A page of the products that are vehicles."""
+    page = await ports.catalog_query.list_products(list_request(wanted, consistency, kinds=["vehicle"]), person)
+    return page_response(request, page)
+
+
+@router.get(
+    "/v1/vehicles/{product_id}",
+    operation_id="getVehicle",
+    summary="One car or truck",
+    responses={
+        200: success("The vehicle", ProductDocument, ETAG, READ_HEADERS),
+        304: success("The client has the current one", None, ETAG, READ_HEADERS),
+        **problems(*ASKED, 404),
+    },
+)
+async def get_vehicle(
+    product_id: Annotated[types.ProductReference, Path()],
+    person: Asker,
+    ports: Backends,
+    known: IfNoneMatch = None,
+    consistency: Consistency = None,
+) -> Response:
+    """A product that is a vehicle; another is not found here."""
+    document = await read_product(ports, person, product_id_of(product_id), consistency)
+    if orjson.loads(document.document)["kind"] not in _VEHICLES:
+        raise Refused(404, "PRODUCT_NOT_FOUND", "There is no vehicle with this id.")
+    return document_response(document, known)

@@ -1,0 +1,252 @@
+"""The frame of each request: its trace, its deadline, its limits, its metrics, and an answer whatever happens."""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote
+
+import structlog
+from chassis.deadlines import set_deadline
+from chassis.telemetry.tracing import context_from, make_current, tracer
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from prometheus_client import Counter, Gauge, Histogram
+
+from gateway.problems import Answer, Asked, Refused, answer_to
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+UNMATCHED = "unmatched"
+_CLIENT_GONE = 499
+_SERVER_ERROR = 500
+_LOOK_AFTER_SECONDS = 0.05
+_SAFE = frozenset({"GET", "HEAD"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+_requests = Counter("almagest_http_requests_total", "HTTP requests by outcome.", ("method", "route", "status"))
+_seconds = Histogram("almagest_http_seconds", "How long HTTP requests took.", ("method", "route"), buckets=_BUCKETS)
+_running = Gauge("almagest_http_running", "HTTP requests that run.")
+
+_logger = structlog.stdlib.get_logger("gateway.access")
+
+_STANDING = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"strict-transport-security", b"max-age=31536000"),
+)
+_CSP = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+class _Outcome:
+    """What became of a request."""
+
+    __slots__ = ("gone", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.gone = False
+
+
+class RequestContext:
+    """Wraps the application. `route_names` are the path templates by endpoint, for metrics and span names.
+
+    Reads are given up when their client goes away. Writes are not: their outcome is worth knowing by the repeat that is sure to come.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        request_seconds: float,
+        maximum_header_bytes: int,
+        route_names: Callable[[Scope], str],
+    ) -> None:
+        self._application = application
+        self._request_seconds = request_seconds
+        self._maximum_header_bytes = maximum_header_bytes
+        self._route_names = route_names
+        self._metrics: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._application(scope, receive, send)
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1000})
+            return
+        began = time.perf_counter()
+        method: str = scope["method"]
+        size, traceparent, prefer, if_match = self._look_at(scope["headers"])
+        set_deadline(self._deadline(prefer))
+        span = tracer().start_span(method, context=context_from(traceparent), kind=SpanKind.SERVER)
+        make_current(span)
+        trace_id = format(span.get_span_context().trace_id, "032x")
+        asked = Asked(method, scope["path"], trace_id, if_match)
+        scope["almagest.asked"] = asked
+        outcome = _Outcome()
+        send = _Sender(send, outcome, trace_id.encode())
+        _running.inc()
+        try:
+            size += len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+            if size > self._maximum_header_bytes:
+                raise Refused(
+                    431, "HEADERS_TOO_LARGE", f"Path and headers are larger than {self._maximum_header_bytes} bytes."
+                )
+            _check_target(scope)
+            await self._run(scope, receive, send, outcome)
+        except Exception as error:
+            if outcome.status == 0:
+                await _say(answer_to(error, asked), send)
+            else:
+                # Half an answer is sent; the server cuts the connection, so that nobody takes it for a whole one.
+                _logger.error("failed while answering", exc_info=error)
+                outcome.status = _SERVER_ERROR
+                raise
+        finally:
+            _running.dec()
+            self._finish(scope, span, method, outcome, time.perf_counter() - began)
+
+    @staticmethod
+    def _look_at(headers: list[tuple[bytes, bytes]]) -> tuple[int, str, str, bool]:
+        size = 0
+        traceparent = prefer = ""
+        if_match = False
+        for name, value in headers:
+            size += len(name) + len(value)
+            if name == b"traceparent":
+                traceparent = value.decode("latin-1")
+            elif name == b"prefer":
+                prefer = value.decode("latin-1")
+            elif name == b"if-match":
+                if_match = True
+        return size, traceparent, prefer, if_match
+
+    def _deadline(self, prefer: str) -> float:
+        if prefer:
+            wait = _PREFER_WAIT.search(prefer)
+            if wait is not None:
+                return min(self._request_seconds, float(wait[1]))
+        return self._request_seconds
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, outcome: _Outcome) -> None:
+        if scope["method"] not in _SAFE:
+            await self._application(scope, receive, send)
+            return
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - ASGI servers run applications in tasks
+        watches: list[asyncio.Task[None]] = []
+        # Most reads are over before it is worth asking whether anybody still waits for them.
+        look = loop.call_later(
+            _LOOK_AFTER_SECONDS, lambda: watches.append(loop.create_task(_watch(receive, task, outcome)))
+        )
+        try:
+            await self._application(scope, receive, send)
+        except asyncio.CancelledError:
+            if not outcome.gone:
+                raise
+            task.uncancel()
+            outcome.status = _CLIENT_GONE
+        finally:
+            look.cancel()
+            for watch in watches:
+                watch.cancel()
+
+    def _finish(self, scope: Scope, span: Span, method: str, outcome: _Outcome, took: float) -> None:
+        route = self._route_names(scope)
+        if method not in _METHODS:
+            method = "other"
+        key = (method, route, outcome.status)
+        metrics = self._metrics.get(key)
+        if metrics is None:
+            metrics = self._metrics[key] = (
+                _requests.labels(method, route, outcome.status),
+                _seconds.labels(method, route),
+            )
+        metrics[0].inc()
+        metrics[1].observe(took)
+        if span.is_recording():
+            span.update_name(f"{method} {route}")
+            span.set_attributes(
+                {
+                    "http.request.method": method,
+                    "http.route": route,
+                    "url.path": scope["path"],
+                    "http.response.status_code": outcome.status,
+                    "network.protocol.version": scope.get("http_version", ""),
+                }
+            )
+            if outcome.status >= _SERVER_ERROR:
+                span.set_status(Status(StatusCode.ERROR))
+            # With the trace there is a line in the log; a load test writes neither.
+            _logger.info(
+                "request", method=method, route=route, status=outcome.status, milliseconds=round(took * 1000, 2)
+            )
+        span.end()
+
+
+class _Sender:
+    """Adds to each answer what all of them have."""
+
+    __slots__ = ("_outcome", "_send", "_trace_id")
+
+    def __init__(self, send: Send, outcome: _Outcome, trace_id: bytes) -> None:
+        self._send = send
+        self._outcome = outcome
+        self._trace_id = trace_id
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._outcome.status = message["status"]
+            headers = [*message.get("headers", ()), (b"trace-id", self._trace_id), *_STANDING]
+            names = {name for name, _ in headers}
+            if _CSP[0] not in names:
+                headers.append(_CSP)
+            if _NO_STORE[0] not in names:
+                headers.append(_NO_STORE)
+            message["headers"] = headers
+        await self._send(message)
+
+
+async def _watch(receive: Receive, task: asyncio.Task[Any], outcome: _Outcome) -> None:
+    """Give a read up when its client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    outcome.gone = True
+    task.cancel()
+
+
+def _check_target(scope: Scope) -> None:
+    """Keep `%2F` in a segment from becoming a separator of segments, and refuse what is no text."""
+    raw: bytes = (scope.get("raw_path") or b"").partition(b"?")[0]
+    if b"%00" in raw or b"%00" in scope["query_string"]:
+        raise Refused(400, "INVALID_REQUEST", "The path or query has the character U+0000.")
+    if b"%" not in raw and raw:
+        return
+    upper = raw.upper()
+    if b"%2F" in upper:
+        scope["path"] = unquote(re.sub(rb"%2[Ff]", b"%252F", raw).decode("latin-1"))
+    if "\ufffd" in scope["path"] or any("\udc80" <= character <= "\udcff" for character in scope["path"]):
+        raise Refused(400, "INVALID_REQUEST", "The path is not UTF-8.")
+
+
+async def _say(answer: Answer, send: Send) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": answer.status,
+            "headers": [
+                (b"content-length", str(len(answer.body)).encode()),
+                *((name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": answer.body})

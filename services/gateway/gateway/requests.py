@@ -1,0 +1,275 @@
+"""What clients send: bodies, strictly typed, nothing unknown in them; and the query parameters of lists."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway import types
+
+
+class Body(BaseModel):
+    """A JSON object with these keys and no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class LogIn(Body):
+    """Credentials."""
+
+    email: types.Email
+    password: types.Password
+
+
+class RefreshToken(Body):
+    """The refresh token of a session."""
+
+    refresh_token: types.Token
+
+
+class NewUser(Body):
+    """A person to be."""
+
+    email: types.Email
+    password: types.NewPassword
+    first_name: types.PersonName
+    last_name: types.PersonName
+    roles: Annotated[list[types.Role], Field(min_length=1, max_length=3, examples=[["editor"]])]
+
+
+class GeneralAttributes(Body):
+    """What is not a vehicle."""
+
+    brand: types.Brand | None = None
+    gtin: types.Gtin | None = None
+    properties: types.Properties = {}
+
+
+class VehicleAttributes(Body):
+    """What cars and trucks share."""
+
+    make: types.Brand
+    model: types.Brand
+    model_year: types.ModelYear
+    vin: types.Vin | None = None
+    body_styles: Annotated[list[types.BodyStyle], Field(max_length=20, examples=[["Estate"]])] = []
+
+
+class CarAttributes(VehicleAttributes):
+    """A passenger car."""
+
+    doors: types.Doors | None = None
+    seats: types.Seats | None = None
+
+
+class TruckAttributes(VehicleAttributes):
+    """A vehicle for goods."""
+
+    payload_kg: types.PositiveQuantity | None = None
+    gross_weight_kg: types.PositiveQuantity | None = None
+
+
+class Money(Body):
+    """An exact amount of money."""
+
+    amount: types.Amount
+    currency: types.Currency
+
+
+class SetPrice(Money):
+    """A new price."""
+
+    reason: types.Reason | None = None
+
+
+class _Described(Body):
+    name: types.Name
+    text: types.Text = ""
+    category: types.Category = ""
+
+
+class _General(_Described):
+    kind: Literal["general"]
+    attributes: GeneralAttributes = GeneralAttributes()
+
+
+class _Car(_Described):
+    kind: Literal["car"]
+    attributes: CarAttributes
+
+
+class _Truck(_Described):
+    kind: Literal["truck"]
+    attributes: TruckAttributes
+
+
+class DescribeGeneral(_General):
+    """A new description of what is not a vehicle."""
+
+    reason: types.Reason | None = None
+
+
+class DescribeCar(_Car):
+    """A new description of a car."""
+
+    reason: types.Reason | None = None
+
+
+class DescribeTruck(_Truck):
+    """A new description of a truck."""
+
+    reason: types.Reason | None = None
+
+
+class _Created(Body):
+    sku: types.Sku
+    price: Money | None = None
+    publish: Annotated[bool, Field(description="Publish it at once, which needs a price.")] = False
+    reason: types.Reason | None = None
+
+
+class CreateGeneral(_General, _Created):
+    """A product that is not a vehicle."""
+
+
+class CreateCar(_Car, _Created):
+    """A car."""
+
+
+class CreateTruck(_Truck, _Created):
+    """A truck."""
+
+
+Describe = Annotated[DescribeGeneral | DescribeCar | DescribeTruck, Field(discriminator="kind")]
+Create = Annotated[CreateGeneral | CreateCar | CreateTruck, Field(discriminator="kind")]
+
+
+class Because(Body):
+    """Why, if the person says so."""
+
+    reason: types.Reason | None = None
+
+
+class Discontinue(Body):
+    """Why it ends."""
+
+    reason: types.Reason
+
+
+class BatchGet(Body):
+    """Products to read at once."""
+
+    ids: Annotated[list[types.ProductReference], Field(min_length=1, max_length=200)]
+
+
+class Page(BaseModel):
+    """Which page, and how much of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    page_size: Annotated[int, Field(ge=1, le=200, description="How many at most.")] = 50
+    cursor: types.Cursor | None = None
+
+
+class _Filter(Page):
+    make: (
+        Annotated[
+            str, Field(min_length=1, max_length=200, description="The make, whatever its case.", examples=["Volvo"])
+        ]
+        | None
+    ) = None
+    model: Annotated[str, Field(min_length=1, max_length=200, description="The model, whatever its case.")] | None = (
+        None
+    )
+    model_year_from: Annotated[int, Field(ge=0, le=9999, description="The lowest model year.")] | None = None
+    model_year_to: Annotated[int, Field(ge=0, le=9999, description="The highest model year.")] | None = None
+    category: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=200, description="The category, or any below it.", examples=["vehicles"]),
+        ]
+        | None
+    ) = None
+    currency: (
+        Annotated[
+            str, Field(pattern="^[A-Z]{3}$", description="The currency of the price bounds and of a sort by price.")
+        ]
+        | None
+    ) = None
+    price_from: types.Amount | None = None
+    price_to: types.Amount | None = None
+    status: Annotated[list[types.Status], Field(max_length=3, description="Any of these.")] = []
+    sku: types.Sku | None = None
+    sort: (
+        Annotated[
+            types.Sort, Field(description="By name if not given; by relevance in a search. `-`: the other way round.")
+        ]
+        | None
+    ) = None
+
+
+class ListProducts(_Filter):
+    """A filter over products, all of whose conditions hold."""
+
+    kind: Annotated[
+        list[types.KindFilter], Field(max_length=4, description="Any of these; `vehicle` is cars and trucks.")
+    ] = []
+
+
+class SearchProducts(ListProducts):
+    """A filter over products in whose text words are found."""
+
+    text: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="Words, all of which must be there; the last may be a beginning.",
+            examples=["volvo est"],
+        ),
+    ]
+
+
+class ListVehicles(_Filter):
+    """A filter over vehicles."""
+
+    kind: Annotated[list[Literal["car", "truck"]], Field(max_length=2, description="Any of these.")] = []
+
+
+class ListJobs(Page):
+    """Which jobs."""
+
+    state: Annotated[list[types.JobState], Field(max_length=5, description="Any of these.")] = []
+
+
+class ListRefused(Page):
+    """Which refused rows."""
+
+    page_size: Annotated[int, Field(ge=1, le=1000, description="How many at most.")] = 100
+
+
+class FindUser(BaseModel):
+    """Whom to find."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    email: types.Email
+
+
+class Import(BaseModel):
+    """How to import a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: (
+        Annotated[types.ImportFormat, Field(description="How the file is written; by default as Content-Type says.")]
+        | None
+    ) = None
+    on_error: Annotated[
+        types.OnError, Field(description="At the first refused row: end there, or report it and go on.")
+    ] = "stop"
+    dry_run: Annotated[bool, Field(description="Validate and decide everything, write nothing.")] = False
+    reason: types.Reason | None = None
+    name: (
+        Annotated[str, Field(min_length=1, max_length=200, description="A name for people, for example the file's.")]
+        | None
+    ) = None

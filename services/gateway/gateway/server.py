@@ -1,0 +1,185 @@
+"""The HTTP servers that the gateway can run on: Granian unless the settings say otherwise.
+
+All three run in this process and on its one event loop. Granian's usual way, a parent that watches over worker processes, is not taken: supervision is
+Kubernetes' or the local runtime's, a parent that is killed leaves a worker that holds the port, and a process more costs memory for nothing.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any, cast
+
+import structlog
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from gateway.middleware.context import Application
+from gateway.settings import Settings
+
+_BACKLOG = 1024
+_H2_STREAMS = 200
+
+_logger = structlog.stdlib.get_logger(__name__)
+
+
+class ServerFailed(Exception):
+    """The HTTP server ended by itself."""
+
+
+async def serve(application: Application, settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until told to stop, then finish what runs, at most for as long as the settings allow.
+
+    Raises:
+        OSError: The address is taken, or certificate or key cannot be read.
+        ValueError: The key is none.
+        ServerFailed: The server ended by itself.
+    """
+    _check(settings)
+    run = {"granian": _granian, "hypercorn": _hypercorn, "uvicorn": _uvicorn}[settings.http_server]
+    await run(application, settings, stop)
+
+
+def address(settings: Settings) -> tuple[str, int]:
+    """Where to listen.
+
+    Raises:
+        ValueError: The setting is not host:port.
+    """
+    host, separator, port = settings.listen.rpartition(":")
+    if not separator or not port.isdecimal():
+        raise ValueError(f"{settings.listen!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+def _check(settings: Settings) -> None:
+    """Fail with a sentence now, rather than in the depths of a server later."""
+    load_pem_private_key(settings.tls_key.read_bytes(), None)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+    host, port = address(settings)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {settings.listen}: {error.strerror}") from error
+
+
+async def _ended(serving: "asyncio.Task[Any]", stop: asyncio.Event) -> None:
+    """Wait until the server is told to stop.
+
+    Raises:
+        ServerFailed: It ended before.
+    """
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done() and not stop.is_set():
+            failure = ServerFailed("the HTTP server ended by itself")
+            failure.__cause__ = None if serving.cancelled() else serving.exception()
+            raise failure
+    finally:
+        stopping.cancel()
+
+
+async def _granian(application: Application, settings: Settings, stop: asyncio.Event) -> None:
+    from granian.constants import HTTPModes, Interfaces, SSLProtocols  # noqa: PLC0415 - only the server chosen is loaded
+    from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
+    from granian.server.embed import Server  # noqa: PLC0415
+
+    host, port = address(settings)
+    server = Server(
+        application,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.auto,
+        websockets=False,
+        backlog=_BACKLOG,
+        http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=64 * 1024),
+        http2_settings=HTTP2Settings(
+            max_concurrent_streams=_H2_STREAMS,
+            max_headers_size=2 * settings.maximum_header_bytes,
+            keep_alive_interval=20_000,
+        ),
+        log_enabled=False,
+        ssl_cert=settings.tls_certificate,
+        ssl_key=settings.tls_key,
+        ssl_protocol_min=SSLProtocols.tls12,
+    )
+    serving = asyncio.create_task(server.serve())
+    try:
+        await _ended(serving, stop)
+    finally:
+        server.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.drain_seconds):
+                await asyncio.shield(serving)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def _hypercorn(application: Application, settings: Settings, stop: asyncio.Event) -> None:
+    from hypercorn.asyncio import serve as hypercorn  # noqa: PLC0415
+    from hypercorn.config import Config  # noqa: PLC0415
+
+    host, port = address(settings)
+    config = Config()
+    config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+    config.certfile = str(settings.tls_certificate)
+    config.keyfile = str(settings.tls_key)
+    config.alpn_protocols = ["h2", "http/1.1"]
+    config.accesslog = None
+    config.errorlog = None
+    config.include_server_header = False
+    config.graceful_timeout = settings.drain_seconds
+    config.h11_max_incomplete_size = 64 * 1024
+    config.h2_max_concurrent_streams = _H2_STREAMS
+    config.h2_max_header_list_size = 2 * settings.maximum_header_bytes
+
+    async def told() -> None:
+        await stop.wait()
+
+    serving = asyncio.create_task(hypercorn(cast("Any", application), config, shutdown_trigger=told))
+    try:
+        await _ended(serving, stop)
+        await serving
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def _uvicorn(application: Application, settings: Settings, stop: asyncio.Event) -> None:
+    import uvicorn  # noqa: PLC0415
+
+    class Server(uvicorn.Server):
+        """Without signal handlers: the process has its own."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    host, port = address(settings)
+    server = Server(
+        uvicorn.Config(
+            cast("Any", application),
+            host=host,
+            port=port,
+            ssl_certfile=str(settings.tls_certificate),
+            ssl_keyfile=str(settings.tls_key),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=max(int(settings.drain_seconds), 1),
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+    )
+    serving = asyncio.create_task(server.serve())
+    try:
+        await _ended(serving, stop)
+    finally:
+        server.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)

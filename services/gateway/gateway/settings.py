@@ -1,0 +1,30 @@
+from pathlib import Path
+from typing import Literal
+
+from chassis.settings import ServiceSettings
+from pydantic import Field
+
+HttpServer = Literal["granian", "hypercorn", "uvicorn"]
+
+
+class Settings(ServiceSettings):
+    """Settings of the gateway. `listen` is where it serves HTTPS."""
+
+    listen: str = "127.0.0.1:8443"
+    tls_certificate: Path
+    """The public certificate, leaf first, in PEM."""
+    tls_key: Path
+    """Its key, in PEM as PKCS#8."""
+    http_server: HttpServer = "granian"
+    redis_url: str | None = None
+    """Where idempotency keys are remembered; unset: only in the log."""
+    request_seconds: float = Field(default=10.0, gt=0)
+    """How long a request may take. `Prefer: wait=` asks for less."""
+    upload_seconds: float = Field(default=3600.0, gt=0)
+    """How long the upload of a file may take."""
+    upload_idle_seconds: float = Field(default=30.0, gt=0)
+    """How long an upload may send nothing."""
+    maximum_body_bytes: int = Field(default=1024 * 1024, ge=1024)
+    """The largest JSON body. Uploads have the worker's limit."""
+    maximum_header_bytes: int = Field(default=16 * 1024, ge=1024)
+    """The names and values of all headers of a request, and its target."""
