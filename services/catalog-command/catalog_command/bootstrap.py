@@ -13,12 +13,14 @@ from catalog_command.application.execute_commands import ExecuteCommands
 from catalog_command.application.known_products import KnownProducts
 from catalog_command.application.product_log import ProductLog
 from catalog_command.entrypoints.errors import error_table
-from catalog_command.entrypoints.servicer import CatalogCommandServicer
+from catalog_command.entrypoints.servicer import SCOPE, CatalogCommandServicer
 from catalog_command.settings import Settings
 
 SERVICE = command_pb2.DESCRIPTOR.services_by_name["CatalogCommandService"]
 POLICY: Policy = {
-    f"/{SERVICE.full_name}/ExecuteCommands": Rule(callers=frozenset({"gateway", "worker"}), person=Person.PER_ITEM),
+    f"/{SERVICE.full_name}/ExecuteCommands": Rule(
+        callers=frozenset({"gateway", "worker"}), person=Person.PER_ITEM, scopes=frozenset({SCOPE})
+    ),
 }
 # Appends are not among them: the use case repeats those itself, knowing what it does.
 LOG = event_store_pb2.DESCRIPTOR.services_by_name["EventStoreService"]

@@ -102,7 +102,7 @@ class MemoryProductLog:
             raise AppendUncertain
         return written
 
-    async def find(self, append_id: str, *, product_id: str, deadline: float) -> Written | None:  # noqa: ARG002 - the port's
+    async def find(self, append_id: str, *, product_id: str, deadline: float) -> Written | None:
         await self._begin("find", deadline)
         return self._written.get(append_id)
 

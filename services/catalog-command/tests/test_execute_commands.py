@@ -1,5 +1,4 @@
 # Fixtures are asked for by name; how many a test needs says nothing about it.
-# ruff: noqa: PLR0917
 """The use case over the log in memory: conflicts, repetitions, races and failures."""
 
 import asyncio

@@ -1,5 +1,4 @@
 # Fixtures are asked for by name; how many a test needs says nothing about it.
-# ruff: noqa: PLR0917
 """The service as others see it: over real mTLS, in front of the real event store."""
 
 import asyncio
@@ -40,7 +39,7 @@ class Client:
     stub: Any
     token: str
 
-    async def __call__(self, *items: command_pb2.CommandItem, timeout: float = 10) -> list[command_pb2.CommandResult]:  # noqa: ASYNC109 - gRPC's own
+    async def __call__(self, *items: command_pb2.CommandItem, timeout: float = 10) -> list[command_pb2.CommandResult]:
         for item in items:
             item.transaction_token = item.transaction_token or self.token
         answer = await self.stub.ExecuteCommands(command_pb2.ExecuteCommandsRequest(items=items), timeout=timeout)

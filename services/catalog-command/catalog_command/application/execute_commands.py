@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from chassis.errors import DeadlineExceeded
 
@@ -32,7 +32,7 @@ from catalog_command.application.product_log import (
 )
 from catalog_command.domain.commands import CreateProduct, ProductCommand, PutProduct
 from catalog_command.domain.errors import DomainError, ProductNotFound
-from catalog_command.domain.product import Event, decide, fold
+from catalog_command.domain.product import Event, Product, decide, fold
 
 ATTEMPTS = 5
 """How often a decision is made before others are left to have their way."""
@@ -40,6 +40,13 @@ LONGEST_PAUSE = 0.05
 """Seconds, at most, between a second conflict and the next decision; it doubles with each."""
 APPEND_SHARE = 0.8
 """The share of the time left that an append gets; the rest is for finding out what became of it."""
+
+
+class Decision(NamedTuple):
+    """What is to happen, and what the product is afterwards."""
+
+    events: Sequence[Event]
+    product: Product
 
 
 Refusal = DomainError | RevisionConflict
@@ -169,25 +176,25 @@ class ExecuteCommands:
         self._products.put(request.product_id, known)
         return known
 
-    async def _unwritten(self, request: Execute, known: KnownProduct, decision: Sequence[Event] | Refusal) -> Executed:
+    async def _unwritten(self, request: Execute, known: KnownProduct, decision: Decision | Refusal) -> Executed:
         """The answer to what is refused, changes nothing, or is only asked for trial."""
         done = known.append_of(request.command_id)
         if done is None and not known.all_appends:
             done = await self._find(request)
         if done is not None:
             return await self._original(request, done)
-        if isinstance(decision, Refusal):
+        if not isinstance(decision, Decision):
             raise decision
-        if not decision:
+        if not decision.events:
             return Executed(known.revision, known.consistency_token)
-        return Executed(known.revision + len(decision), "", changed=True, created=known.revision < 0)
+        return Executed(known.revision + len(decision.events), "", changed=True, created=known.revision < 0)
 
-    async def _append(self, request: Execute, known: KnownProduct, events: Sequence[Event]) -> Executed:
+    async def _append(self, request: Execute, known: KnownProduct, decision: Decision) -> Executed:
         append = ProductAppend(
             append_id=request.command_id,
             product_id=request.product_id,
             expected_revision=known.revision,
-            events=events,
+            events=decision.events,
             fingerprint=request.fingerprint,
             transaction_token=request.transaction_token,
             provenance=request.provenance,
@@ -205,7 +212,7 @@ class ExecuteCommands:
             self._products.forget(request.product_id)
             _require_fingerprint(request, written)
         else:
-            self._products.put(request.product_id, known.written(events, written))
+            self._products.put(request.product_id, known.written(decision.product, written))
         return _executed(written, replayed=written.replayed and not ours)
 
     async def _resolved(self, request: Execute, append: ProductAppend) -> Written:
@@ -251,12 +258,12 @@ def _require_fingerprint(request: Execute, written: Written) -> None:
         raise CommandIdReused
 
 
-def _is_to_be_written(decision: Sequence[Event] | Refusal, request: Execute) -> TypeGuard[Sequence[Event]]:
-    return not request.dry_run and not isinstance(decision, Refusal) and bool(decision)
+def _is_to_be_written(decision: Decision | Refusal, request: Execute) -> TypeGuard[Decision]:
+    return not request.dry_run and isinstance(decision, Decision) and bool(decision.events)
 
 
-def _decision(request: Execute, known: KnownProduct) -> Sequence[Event] | Refusal:
-    """The events of the request's commands, one after the other; or why one, and so all of them, are refused."""
+def _decision(request: Execute, known: KnownProduct) -> Decision | Refusal:
+    """What the request's commands, one after the other, make happen; or why one, and so all of them, are refused."""
     if request.expected_revision is not None and request.expected_revision != known.revision:
         if known.revision < 0 and not _may_create(request):
             return ProductNotFound()
@@ -268,7 +275,6 @@ def _decision(request: Execute, known: KnownProduct) -> Sequence[Event] | Refusa
         except DomainError as error:
             error.command = index
             return error
+        product = fold(product, decided)
         events += decided
-        if index + 1 < len(request.commands):
-            product = fold(product, decided)
-    return events
+    return Decision(events, product)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catalog_command.application.product_log import NO_REVISION, History, Written
-from catalog_command.domain.product import Event, Product, fold, initial
+from catalog_command.domain.product import Product, fold, initial
 
 REMEMBERED_APPENDS = 8
 """How many of a product's last appends are remembered. An older one has to be asked for."""
@@ -43,18 +43,19 @@ class KnownProduct:
         """The product after what the log has told."""
         if not history.events:
             return self
-        return self._after(history.events, history.appends, history.last_revision, history.consistency_token)
+        product = fold(self.product, history.events)
+        return self._after(product, history.appends, history.last_revision, history.consistency_token)
 
-    def written(self, events: Sequence[Event], append: Written) -> "KnownProduct":
-        """The product after events of our own."""
-        return self._after(events, (append,), append.last_revision, append.consistency_token)
+    def written(self, product: Product, append: Written) -> "KnownProduct":
+        """The product after an append of our own, which made it what it is now."""
+        return self._after(product, (append,), append.last_revision, append.consistency_token)
 
     def _after(
-        self, events: Sequence[Event], appends: Sequence[Written], revision: int, consistency_token: str
+        self, product: Product, appends: Sequence[Written], revision: int, consistency_token: str
     ) -> "KnownProduct":
         together = (*self.appends, *appends)
         return KnownProduct(
-            product=fold(self.product, events),
+            product=product,
             revision=revision,
             consistency_token=consistency_token,
             appends=together[-REMEMBERED_APPENDS:],

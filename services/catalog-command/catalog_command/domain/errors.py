@@ -25,9 +25,9 @@ class InvalidCommand(DomainError):
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         self.violations = tuple(violations)
-        field, description = self.violations[0]
         more = len(self.violations) - 1
-        super().__init__(f"{field}: {description}" + (f" (and {more} more)" if more else ""))
+        first = ": ".join(filter(None, self.violations[0]))
+        super().__init__(first + (f" (and {more} more)" if more else ""))
 
 
 class ProductNotFound(DomainError):

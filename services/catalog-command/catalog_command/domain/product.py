@@ -62,13 +62,8 @@ def evolve(product: Product, event: Event) -> Product:
     """The product after an event. It never refuses: what has happened has happened."""
     match event:
         case ProductCreated():
-            return replace(
-                product,
-                status=Status.DRAFT,
-                sku=event.sku,
-                kind=kind_of(event.description),
-                description_digest=digest(event.description),
-            )
+            described = event.description
+            return Product(Status.DRAFT, event.sku, kind_of(described), digest(described))
         case ProductDescribed():
             return replace(product, description_digest=digest(event.description))
         case PriceSet():

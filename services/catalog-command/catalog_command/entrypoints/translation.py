@@ -57,7 +57,7 @@ def execute_of(item: command_pb2.CommandItem, *, year: int, deadline: float, tra
     # What a newer caller means by a field that is unknown here cannot be done, and must not be dropped silently.
     item.DiscardUnknownFields()
     if item.ByteSize() != size:
-        raise InvalidCommand([("", "has fields that this version of the service does not know")])
+        raise InvalidCommand([("", "The item has fields that this version of the service does not know.")])
     wrong: list[Violation] = []
     product = _uuid(item.product_id, "product_id", wrong)
     command_id = _uuid(item.command_id, "command_id", wrong)
