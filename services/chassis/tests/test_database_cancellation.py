@@ -169,3 +169,84 @@ async def test_cancelled_at_random_times_under_load(dsn: str, write: Write, seed
         assert all(outcome is None or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes), outcomes
     assert acknowledged
     await _check(dsn, acknowledged, write)
+
+
+async def _slow_commits(dsn: str) -> None:
+    """From here on a COMMIT that has written something takes a third of a second."""
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        """
+        create function slowly() returns trigger language plpgsql as $$
+        begin perform pg_sleep(0.3); return null; end $$;
+        create constraint trigger slow after insert on written
+            deferrable initially deferred for each row when (new.part = 1) execute function slowly();
+        """
+    )
+    await connection.close()
+
+
+async def test_a_commit_that_has_begun_comes_to_its_end(dsn: str, write: Write, request: pytest.FixtureRequest) -> None:
+    """Cancelled while Postgres is committing, the task ends as cancelled, and only after the commit is done."""
+    if "autocommit" in request.node.name:
+        # The server decides alone about a lone statement, and it is told to stop: it is all there or not at all.
+        expected = ({}, {1: 2})
+    else:
+        expected = ({1: 2},)
+    await _slow_commits(dsn)
+    watcher = await asyncpg.connect(dsn)
+    task = asyncio.create_task(write(1))
+    async with asyncio.timeout(10):
+        while not await watcher.fetchval(
+            "select true from pg_stat_activity where application_name = $1 and wait_event = 'PgSleep'", APPLICATION
+        ):
+            await asyncio.sleep(0)
+    await watcher.close()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    if len(expected) == 1:
+        assert await _parts(dsn) == expected[0]
+    assert await _open_transactions(dsn) == 0
+    assert await _parts(dsn) in expected
+
+
+async def test_a_connection_cancelled_in_a_statement_is_closed_and_its_statement_ended(dsn: str) -> None:
+    """Nobody gets the connection after that, and the server does not work on for nobody."""
+    database = await Database.open(dsn, name="test", size=1, application_name=APPLICATION)
+    async with database.connection() as connection:
+        first = connection.get_server_pid()
+
+    async def sleep() -> None:
+        async with database.connection() as connection:
+            await connection.execute("select pg_sleep(9)")
+
+    task = asyncio.create_task(sleep())
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with database.connection() as connection:
+        assert connection.get_server_pid() != first
+    async with asyncio.timeout(5):
+        assert await _open_transactions(dsn) == 0
+    await database.close()
+
+
+async def test_a_transaction_that_nobody_knows_of_does_not_reach_the_next_user(dsn: str) -> None:
+    """A BEGIN behind the back of pool and engine, as a cancelled one would be: what the next user commits is committed."""
+    database = await Database.open(dsn, name="test", size=1, application_name=APPLICATION)
+    async with database.connection() as connection:
+        first = connection.get_server_pid()
+        await connection.execute("begin")
+    async with database.connection() as connection:
+        assert connection.get_server_pid() != first
+    await database.close()
+    engine = create_engine(dsn, name="test", size=1, application_name=APPLICATION)
+    async with engine.connect() as alchemy:
+        driver: Any = (await alchemy.get_raw_connection()).driver_connection
+        await driver.execute("begin")
+    async with engine.begin() as alchemy:
+        await alchemy.execute(text("insert into written values (7, 1), (7, 2)"))
+    assert await _parts(dsn) == {7: 2}
+    assert await _open_transactions(dsn) == 0
+    await engine.dispose()

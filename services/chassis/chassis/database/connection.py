@@ -128,6 +128,8 @@ def server_settings(application_name: str, statement_seconds: float) -> dict[str
         "statement_timeout": str(int(statement_seconds * 1000)),
         # A task that dies between two statements of a transaction must not hold its locks for ever.
         "idle_in_transaction_session_timeout": str(int(max(statement_seconds, 10.0) * 1000)),
+        # A connection that we closed in the middle of a statement takes its statement with it.
+        "client_connection_check_interval": "500",
         "timezone": "UTC",
         # What we send is small and often the same: compiling it costs more than it saves.
         "jit": "off",
