@@ -350,10 +350,7 @@ class Client:
 
     async def ended(self, job_id: str) -> jobs_pb2.Job:
         """The job once it has ended."""
-        job = None
-        async for job in self.watch(job_id):
-            pass
-        assert job is not None
+        job = [seen async for seen in self.watch(job_id)][-1]
         assert job.state in ENDED
         return job
 
@@ -470,3 +467,15 @@ def fresh_redis(valkey: Any) -> Iterator[None]:
     """The test stops Redis; afterwards it runs again."""
     yield
     valkey.start()
+
+
+@pytest.fixture
+def until() -> Any:
+    """Waits until a check is true."""
+    return eventually
+
+
+@pytest.fixture
+def header() -> Any:
+    """Makes the first message of an upload."""
+    return header_of

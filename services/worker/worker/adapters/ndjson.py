@@ -13,7 +13,14 @@ from worker.domain.records import Record
 _BLANK = b" \t\r"
 
 
+_LEVELS = 16
+
+
 class _DuplicateName(ValueError):
+    pass
+
+
+class _TooDeep(ValueError):
     pass
 
 
@@ -40,12 +47,8 @@ class NdjsonReader:
         if not isinstance(value, dict):
             return refused(record, "ROW_NOT_JSON", "the line is no JSON object")
         fields = cast("dict[str, Any]", value)
-        # Every name has its colon. Only where there are more colons than names, in a text or after a name that came
-        # twice, is a slower look due.
-        if data.count(b":") != _names(fields) and (twice := _duplicate_name(data)) is not None:
-            return refused(
-                record, "ROW_INVALID", f"the name {twice[:64]!r} stands twice in an object", sku=fields.get("sku", "")
-            )
+        if (wrong := _shape(data, fields)) is not None:
+            return refused(record, "ROW_INVALID", wrong, sku=fields.get("sku", ""))
         return read_row(record, data, fields, self)
 
     def column(self, path: str) -> str:
@@ -61,13 +64,38 @@ def _not_json(record: Record, data: bytes, error: orjson.JSONDecodeError) -> Ref
     return refused(record, "ROW_NOT_JSON", f"the line is not JSON: {error.msg} at character {error.pos + 1}")
 
 
-def _names(value: object) -> int:
+def _shape(data: bytes, fields: dict[str, Any]) -> str | None:
+    """What is wrong with the object before its fields are looked at."""
+    try:
+        names = _names(fields)
+    except _TooDeep:
+        return f"the row has more than {_LEVELS} levels"
+    # Every name has its colon. Only where there are more colons than names, in a text or after a name that came twice,
+    # is a slower look due.
+    if data.count(b":") != names and (twice := _duplicate_name(data)) is not None:
+        return f"the name {twice[:64]!r} stands twice in an object"
+    return None
+
+
+def _names(value: object, levels: int = _LEVELS) -> int:
+    """How many names the objects in a value have.
+
+    Raises:
+        _TooDeep: The value has more levels.
+    """
     if isinstance(value, dict):
-        fields = cast("dict[str, object]", value)
-        return len(fields) + sum(map(_names, fields.values()))
-    if isinstance(value, list):
-        return sum(map(_names, cast("list[object]", value)))
-    return 0
+        inner = cast("dict[str, object]", value).values()
+        names = len(inner)
+    elif isinstance(value, list):
+        inner = cast("list[object]", value)
+        names = 0
+    else:
+        return 0
+    if levels == 0:
+        raise _TooDeep
+    for part in inner:
+        names += _names(part, levels - 1)
+    return names
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -83,6 +111,4 @@ def _duplicate_name(data: bytes) -> str | None:
         json.loads(data, object_pairs_hook=_once)
     except _DuplicateName as error:
         return str(error)
-    except RecursionError:
-        return None  # too deep for this parser; no row is that deep, so the model refuses it
     return None
