@@ -29,7 +29,7 @@ def alembic_config() -> Config:
 
 
 @pytest.fixture(params=[0, 1], ids=["shard 0", "shard 1"])
-def alembic_engine(postgres: Any, request: pytest.FixtureRequest) -> Iterator[AsyncEngine]:  # noqa: ARG001 - one per shard
+def alembic_engine(postgres: Any, request: pytest.FixtureRequest) -> Iterator[AsyncEngine]:
     owner = postgres.create_database("auth")
     engine = create_async_engine(owner.replace("postgresql://", "postgresql+asyncpg://", 1), poolclass=NullPool)
     yield engine

@@ -21,7 +21,10 @@ REQUESTS: dict[str, Any] = {
 }
 SERVICES = {"gateway", "catalog-command", "catalog-query", "event-store", "worker"}
 ALLOWED = {
-    **dict.fromkeys(("CreateUser", "GetUser", "LogIn", "RefreshSession", "LogOut", "ExchangeToken"), {"gateway"}),
+    **{
+        method: {"gateway"}
+        for method in ("CreateUser", "GetUser", "LogIn", "RefreshSession", "LogOut", "ExchangeToken")
+    },
     "DelegateToken": {"worker"},
     "GetJwks": SERVICES,
 }

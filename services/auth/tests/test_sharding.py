@@ -1,15 +1,18 @@
 """People land on the shard of their address, are found by every key, and exist once."""
 
 import asyncio
+import traceback
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
 import pytest
+from auth.adapters.postgres import RowRefused
 from auth.adapters.sharding import Shards, sharded_sessions
 from auth.adapters.tables import CommandRow, SessionRow, UserRow
 from auth.application.people import create_person
 from auth.bootstrap import Parts, now
+from auth.domain.concealed import PasswordHash
 from auth.domain.errors import CommandReused, EmailTaken
 from auth.domain.identifiers import bucket_in, stamped
 from auth.domain.people import Role, User, registration
@@ -232,6 +235,19 @@ async def test_values_given_at_execution_are_routed_too(parts: Parts, asked):
     assert found is not None
     assert found.id == user.id
     assert set(log) == {"users_1"}
+
+
+async def test_a_row_that_the_database_refuses_is_not_shown(parts: Parts):
+    """Postgres and SQLAlchemy would both show the hash in what they say; none of it reaches a log."""
+    person = registration(
+        email=address(0), password="correct horse battery staple", first_name="A", last_name="L", roles=[Role.VIEWER]
+    )
+    secret = uuid7().hex
+    with pytest.raises(RowRefused, match="users_password_is_hashed") as refusal:
+        await parts.people.add(person, PasswordHash(f"$plain${secret}"), command_id=uuid7(), now=now())
+    shown = "".join(traceback.format_exception(refusal.value))
+    assert secret not in shown
+    assert person.email not in shown
 
 
 async def test_a_row_without_its_key_is_refused(parts: Parts):

@@ -164,7 +164,7 @@ async def test_a_forged_access_token_is_refused(service, newcomer, log_in, name:
         ({"crit": ["x"], "x": 1}, {}, "INVALID_ACCESS_TOKEN"),
     ],
 )
-async def test_what_our_own_key_signed_for_something_else_is_refused(  # noqa: PLR0917 - fixtures
+async def test_what_our_own_key_signed_for_something_else_is_refused(
     service, newcomer, log_in, parts, header, claims, reason
 ):
     """A right signature is not enough: kind, audience, issuer, time, session and person must fit.
@@ -193,9 +193,7 @@ async def set_roles(databases: Any, user: wire.User, *roles: str) -> None:
         await connection.close()
 
 
-async def test_roles_are_those_that_the_person_has_now(  # noqa: PLR0917 - fixtures
-    service, newcomer, log_in, verifier, databases, monkeypatch
-):
+async def test_roles_are_those_that_the_person_has_now(service, newcomer, log_in, verifier, databases, monkeypatch):
     """An access token from better days gives no more than its person may do today."""
     monkeypatch.setattr("auth.adapters.postgres._RECENT_SECONDS", 0.0)
     user = await newcomer(roles=[wire.ROLE_ADMIN])

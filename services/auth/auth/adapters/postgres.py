@@ -30,7 +30,13 @@ _KEYS_LOCK = 0x616C6D61_6B657973  # "almakeys": this database's advisory lock fo
 _RECENT_SECONDS = 1.0
 _MOST_RECENT = 10_000
 
+_UNIQUE_VIOLATION = "23505"
+
 Sessionmaker = async_sessionmaker[AsyncSession]
+
+
+class RowRefused(Exception):
+    """The database refuses a row that our own rules let pass."""
 
 
 class PostgresPeople:
@@ -52,7 +58,8 @@ class PostgresPeople:
         try:
             async with self._sessions.begin() as session:
                 session.add(CommandRow(id=command_id, fingerprint=fingerprint, created_at=now))
-        except IntegrityError:
+        except IntegrityError as error:
+            _expect_duplicate(error)
             async with self._sessions.begin() as session:
                 return (await session.scalars(bound)).one()
         return fingerprint
@@ -84,7 +91,8 @@ class PostgresPeople:
         try:
             async with self._sessions.begin() as session:
                 session.add(row)
-        except IntegrityError:
+        except IntegrityError as error:
+            _expect_duplicate(error)
             made = await self.made_by(command_id, email=registration.email)
             if made is None:
                 raise EmailTaken from None
@@ -261,6 +269,13 @@ class PostgresSigningKeys:
         """All keys, in order of creation."""
         async with self._sessions.begin() as session:
             return await _keys(session)
+
+
+def _expect_duplicate(error: IntegrityError) -> None:
+    """Go on when a key was there already. Postgres describes any other refusal by the row, with the hash in it."""
+    if getattr(error.orig, "sqlstate", None) != _UNIQUE_VIOLATION:
+        constraint = getattr(getattr(error.orig, "__cause__", None), "constraint_name", None)
+        raise RowRefused(f"the database refuses a row: {constraint}") from None
 
 
 async def _keys(session: AsyncSession) -> Sequence[SigningKey]:

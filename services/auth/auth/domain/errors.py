@@ -1,5 +1,4 @@
 """What can be wrong, by name. The sentences are what a client reads."""
-# ruff: noqa: N818 - errors say what is wrong
 
 from collections.abc import Collection, Sequence
 
