@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
 from chassis.database.migrations import upgrade
@@ -80,7 +81,9 @@ class Client:
             message.timeout.CopyFrom(duration)
         return message
 
-    async def append(self, *items: event_store_pb2.Append, timeout: float = 20) -> Sequence[event_store_pb2.AppendResult]:
+    async def append(
+        self, *items: event_store_pb2.Append, timeout: float = 20
+    ) -> Sequence[event_store_pb2.AppendResult]:
         answer = await self.stub.Append(event_store_pb2.AppendRequest(appends=items), timeout=timeout)
         assert len(answer.results) == len(items)
         return answer.results
@@ -121,19 +124,24 @@ class Replica:
         return self.clients["catalog-query"]
 
 
+@pytest.fixture(scope="session")
+async def shards(postgres) -> Databases:
+    """Two migrated databases, made once: making one takes a second, emptying it a millisecond."""
+    owner = [await asyncio.to_thread(postgres.create_database, "event_store") for _ in range(2)]
+    await upgrade("event_store.migrations", owner, "event_store")
+    return Databases(owner, [postgres.service_dsn(dsn, "event_store") for dsn in owner])
+
+
 @pytest.fixture
-async def databases(postgres) -> AsyncIterator[Callable[[int], Any]]:
-    made: list[str] = []
-
-    async def make(shards: int = 2) -> Databases:
-        owner = [await asyncio.to_thread(postgres.create_database, "event_store") for _ in range(shards)]
-        made.extend(owner)
-        await upgrade("event_store.migrations", owner, "event_store")
-        return Databases(owner, [postgres.service_dsn(dsn, "event_store") for dsn in owner])
-
-    yield make
-    for dsn in made:
-        await asyncio.to_thread(postgres.drop_database, dsn)
+async def databases(shards: Databases) -> Databases:
+    """Two empty shards."""
+    for dsn in shards.owner:
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(
+            "TRUNCATE events, streams, appends; UPDATE head SET position = 0, recorded_at = '-infinity'"
+        )
+        await connection.close()
+    return shards
 
 
 @pytest.fixture
@@ -143,7 +151,10 @@ def replica(identity: Callable[[str], Path], transaction_tokens) -> Callable[...
     @asynccontextmanager
     async def start(shards: Databases, **settings: Any) -> AsyncIterator[Replica]:
         chosen = Settings(
-            identity_directory=identity("event-store"), database_urls=tuple(shards.service), drain_seconds=0.2, **settings
+            identity_directory=identity("event-store"),
+            database_urls=tuple(shards.service),
+            drain_seconds=0.2,
+            **settings,
         )
 
         async def jwks() -> bytes:
@@ -158,7 +169,9 @@ def replica(identity: Callable[[str], Path], transaction_tokens) -> Callable[...
         @asynccontextmanager
         async def connect(service: str, *, token: str | None = None) -> AsyncIterator[Client]:
             source = FileIdentitySource(identity(service), "almagest.internal", service=service)
-            channel = Channel(f"127.0.0.1:{bound.grpc_port}", service="event-store", identity=source, default_timeout=10)
+            channel = Channel(
+                f"127.0.0.1:{bound.grpc_port}", service="event-store", identity=source, default_timeout=10
+            )
             try:
                 yield Client(
                     event_store_pb2_grpc.EventStoreServiceStub(channel),
@@ -180,5 +193,5 @@ def replica(identity: Callable[[str], Path], transaction_tokens) -> Callable[...
 @pytest.fixture
 async def store(databases, replica) -> AsyncIterator[Replica]:
     """One replica over two fresh shards."""
-    async with replica(await databases(2)) as running_replica:
+    async with replica(databases) as running_replica:
         yield running_replica

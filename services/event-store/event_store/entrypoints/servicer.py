@@ -75,7 +75,8 @@ class EventStoreServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         latest = now + (_MAXIMUM_SECONDS if left is None else left)
         workload = str(current_caller())
         people: dict[str, Claims | Exception] = {}
-        results: list[event_store_pb2.AppendResult | None] = [None] * len(request.appends)
+        response = event_store_pb2.AppendResponse()
+        results = [response.results.add() for _ in request.appends]
         by_shard: dict[int, _Share] = {}
         for index, message in enumerate(request.appends):
             try:
@@ -89,7 +90,7 @@ class EventStoreServicer(event_store_pb2_grpc.EventStoreServiceServicer):
                 if message.HasField("timeout"):
                     deadline = min(latest, now + message.timeout.seconds + message.timeout.nanos / 1e9)
             except Exception as error:  # noqa: BLE001 - it answers this item, by the table
-                results[index] = self._problem(error)
+                results[index].problem.CopyFrom(self._errors.problem(error))
             else:
                 share = by_shard.get(shard)
                 if share is None:
@@ -105,7 +106,7 @@ class EventStoreServicer(event_store_pb2_grpc.EventStoreServiceServicer):
             submitted = (self._loops[shard].submit(share.appends, share.deadlines) for shard, share in by_shard.items())
             for (shard, share), answers in zip(by_shard.items(), await asyncio.gather(*submitted), strict=True):
                 self._answer(results, shard, share, answers)
-        return event_store_pb2.AppendResponse(results=[result for result in results if result is not None])
+        return response
 
     async def _person(self, token: str) -> Claims | Exception:
         try:
@@ -116,18 +117,14 @@ class EventStoreServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         return claims
 
     def _answer(
-        self, results: list[event_store_pb2.AppendResult | None], shard: int, share: "_Share", answers: Sequence[Answer]
+        self, results: Sequence[event_store_pb2.AppendResult], shard: int, share: "_Share", answers: Sequence[Answer]
     ) -> None:
+        epoch = self._buckets.epoch
         for index, append, answer in zip(share.indexes, share.appends, answers, strict=True):
             if isinstance(answer, Appended):
-                results[index] = event_store_pb2.AppendResult(
-                    appended=wire.appended(answer, epoch=self._buckets.epoch, bucket=append.bucket, shard=shard)
-                )
+                wire.fill(results[index].appended, answer, epoch=epoch, bucket=append.bucket, shard=shard)
             else:
-                results[index] = self._problem(answer)
-
-    def _problem(self, error: Exception) -> event_store_pb2.AppendResult:
-        return event_store_pb2.AppendResult(problem=self._errors.problem(error))
+                results[index].problem.CopyFrom(self._errors.problem(answer))
 
     def _place(self, stream: str, partition_key: str) -> wire.Place:
         faults = wire.Faults()
@@ -145,12 +142,11 @@ class EventStoreServicer(event_store_pb2_grpc.EventStoreServiceServicer):
             raise InvalidRequest([("append_id", "is not a UUID")])
         at = self._place(request.stream, request.partition_key)
         found = await self._reader.logs[at.shard].committed(append_id, at.stream)
-        if found is None:
-            return event_store_pb2.GetAppendResponse()
-        return event_store_pb2.GetAppendResponse(
-            appended=wire.appended(found.appended, epoch=self._buckets.epoch, bucket=at.bucket, shard=at.shard),
-            fingerprint=found.fingerprint,
-        )
+        response = event_store_pb2.GetAppendResponse()
+        if found is not None:
+            response.fingerprint = found.fingerprint
+            wire.fill(response.appended, found.appended, epoch=self._buckets.epoch, bucket=at.bucket, shard=at.shard)
+        return response
 
     async def ReadStream(  # noqa: N802 - gRPC's name
         self, request: event_store_pb2.ReadStreamRequest, context: Context

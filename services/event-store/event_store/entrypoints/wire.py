@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from almagest.eventstore.v1 import event_pb2, event_store_pb2
 from chassis.buckets import BUCKETS, BucketMap, bucket_of
@@ -43,8 +43,7 @@ class Limits:
     max_request_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a stream lives."""
 
     stream: str
@@ -227,14 +226,16 @@ def _event(
     return NewEvent(event_id or "", name, payload, written)
 
 
-def appended(answer: Appended, *, epoch: int, bucket: int, shard: int) -> event_store_pb2.Appended:
-    """The message for a written append."""
-    return event_store_pb2.Appended(
-        first_revision=answer.first_revision,
-        last_revision=answer.last_revision,
-        position=event_pb2.ConsistencyToken(epoch=epoch, bucket=bucket, shard=shard, position=answer.position),
-        replayed=answer.replayed,
-    )
+def fill(message: event_store_pb2.Appended, answer: Appended, *, epoch: int, bucket: int, shard: int) -> None:
+    """Fill the message for a written append, in place: made with keyword arguments it would take four times as long, and there is one per append."""
+    message.first_revision = answer.first_revision
+    message.last_revision = answer.last_revision
+    message.replayed = answer.replayed
+    position = message.position
+    position.epoch = epoch
+    position.bucket = bucket
+    position.shard = shard
+    position.position = answer.position
 
 
 def kept(message: event_store_pb2.Filter) -> Filter:

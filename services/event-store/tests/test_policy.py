@@ -1,0 +1,126 @@
+"""Who may call what, over real mTLS: the whole table, cell by cell, and the persons of appends."""
+
+import time
+
+import grpc
+import pytest
+from almagest.eventstore.v1 import event_store_pb2, event_store_pb2_grpc
+from chassis.errors import RemoteProblem
+from event_store.entrypoints.policy import POLICY, SERVICE
+
+WORKLOADS = ("gateway", "auth", "catalog-command", "catalog-query", "worker", "operator", "event-store")
+MAY = {
+    "Append": {"catalog-command"},
+    "GetAppend": {"catalog-command", "catalog-query", "worker"},
+    "ReadStream": {"catalog-command", "catalog-query", "worker"},
+    "BatchReadStreams": {"catalog-command", "catalog-query", "worker"},
+    "ReadAll": {"catalog-command", "catalog-query", "worker"},
+    "Subscribe": {"catalog-query", "worker"},
+    "GetShardMap": {"catalog-command", "catalog-query", "worker", "operator"},
+}
+
+
+async def call(client, method):
+    """Call a method with an empty request, and answer the reason of its failure, if it fails."""
+    request = getattr(event_store_pb2, f"{method}Request")()
+    call_ = getattr(client.stub, method)(request, timeout=10)
+    try:
+        if method in {"ReadStream", "ReadAll", "Subscribe"}:
+            async for _ in call_:
+                break
+            call_.cancel()
+        else:
+            await call_
+    except RemoteProblem as problem:
+        return problem.reason
+    return None
+
+
+def test_the_table_is_the_one_that_was_meant():
+    """No row more or less than above."""
+    assert {key.rpartition("/")[2]: set(rule.callers) for key, rule in POLICY.items()} == MAY
+    assert all(key.startswith(f"/{SERVICE}/") for key in POLICY)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+async def test_each_workload_may_call_what_the_table_says(store, workload):
+    """What is not allowed is refused for that reason; what is allowed gets as far as the request itself."""
+    async with store.connect(workload) as client:
+        for method, callers in MAY.items():
+            reason = await call(client, method)
+            if workload in callers:
+                assert reason in {None, "INVALID_REQUEST"}, (method, reason)
+            else:
+                assert reason == "CALLER_NOT_ALLOWED", (method, reason)
+
+
+async def test_a_stranger_does_not_get_in(store):
+    """Neither without a certificate nor without TLS."""
+    target = f"127.0.0.1:{store.port}"
+    authority = (store.settings.identity_directory / "ca.crt").read_bytes()
+    nobody = grpc.aio.secure_channel(
+        target,
+        grpc.ssl_channel_credentials(authority),
+        options=[("grpc.ssl_target_name_override", "event-store.almagest.internal")],
+    )
+    for channel in (nobody, grpc.aio.insecure_channel(target)):
+        async with channel:
+            stub = event_store_pb2_grpc.EventStoreServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.GetShardMap(event_store_pb2.GetShardMapRequest(), timeout=5)
+            assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda _: "", "TOKEN_MISSING"),
+        (lambda _: "nonsense", "TOKEN_INVALID"),
+        (lambda tokens: tokens(key=tokens.stranger()), "TOKEN_INVALID"),
+        (lambda tokens: tokens()[:-4] + "AAAA", "TOKEN_INVALID"),
+        (lambda tokens: tokens(lifetime=-1), "TOKEN_EXPIRED"),
+        (lambda tokens: tokens(lifetime=3600), "TOKEN_INVALID"),
+        (lambda tokens: tokens(claims={"aud": "elsewhere"}), "TOKEN_INVALID"),
+        (lambda tokens: tokens(header={"typ": "JWT"}), "TOKEN_INVALID"),
+        (lambda tokens: tokens(roles=["viewer"]), "SCOPE_MISSING"),
+        (lambda tokens: tokens(scopes=["catalog:writer"]), "SCOPE_MISSING"),
+    ],
+)
+async def test_an_append_needs_its_own_persons_token(store, transaction_tokens, make, reason):
+    """Missing, forged, expired or insufficient: that append is refused, another person's in the same call is written."""
+    stream = store.command.stream()
+    item = store.command.item
+    refused, written = await store.command.append(
+        item(stream, [b"bad"], token=make(transaction_tokens)), item(stream, [b"good"])
+    )
+    assert refused.problem.reason == reason
+    assert refused.problem.code == (7 if reason == "SCOPE_MISSING" else 16)
+    assert written.HasField("appended")
+    assert [event.payload for event in await store.command.read(stream)] == [b"good"]
+
+
+async def test_a_token_in_the_metadata_does_not_stand_for_the_items(store):
+    """Only what an item carries speaks for it."""
+    item = store.command.item(store.command.stream(), token="")
+    answer = await store.command.stub.Append(
+        event_store_pb2.AppendRequest(appends=[item]), metadata=(("txn-token", store.command.token),), timeout=10
+    )
+    assert answer.results[0].problem.reason == "TOKEN_MISSING"
+
+
+async def test_each_item_acts_for_its_own_person(store, transaction_tokens):
+    """Two persons in one call are two actors in the log."""
+    command = store.command
+    streams = [command.stream(), command.stream()]
+    people = ["person-a", "person-b"]
+    began = time.time()
+    await command.appended(
+        *(
+            command.item(stream, token=transaction_tokens(subject=person))
+            for stream, person in zip(streams, people, strict=True)
+        )
+    )
+    for stream, person in zip(streams, people, strict=True):
+        [event] = await command.read(stream)
+        assert event.metadata.actor == person
+        assert event.recorded_at.ToNanoseconds() / 1e9 >= began - 5
