@@ -107,7 +107,8 @@ class LogFake:
         self.shards: list[list[event_pb2.RecordedEvent]] = [[] for _ in range(shards)]
         self.message_events = message_events
         self.subscriptions: list[tuple[int, int]] = []
-        self.fail_after: dict[int, int] = {}
+        self.faults: list[int] = []
+        """Each subscription takes one, and breaks after so many events."""
         self._revisions: dict[str, int] = {}
         self._appended = asyncio.Event()
         self._clock = itertools.count(int(time.time()) * 1_000_000 - 3_600_000_000, 1_500)
@@ -158,8 +159,9 @@ class LogFake:
         self, *, event_shard: int, after: int, buckets: Sequence[tuple[int, int]], heartbeat: float
     ) -> AsyncGenerator[event_store_pb2.SubscribeResponse, None]:
         self.subscriptions.append((event_shard, after))
-        log = self.shards[event_shard]
-        left = self.fail_after.pop(event_shard, None)
+        # A test may call one shard by many numbers, each with a checkpoint of its own.
+        log = self.shards[event_shard % len(self.shards)]
+        left = self.faults.pop() if self.faults else None
         position = after
         while True:
             appended = self._appended
@@ -189,6 +191,11 @@ class LogFake:
         kept = [event for event in reversed(found) if from_revision is None or event.revision <= from_revision]
         for start in range(0, len(kept), 3):
             yield kept[start : start + 3]
+
+
+@pytest.fixture(scope="session")
+def log_fake() -> type[LogFake]:
+    return LogFake
 
 
 @dataclass

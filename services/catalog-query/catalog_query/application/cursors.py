@@ -27,7 +27,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 def encode(values: Sequence[object], *, question: bytes) -> str:
     """A token that holds values of JSON, for one question, which is given in any form that is the same each time."""
     content = orjson.dumps(values)
-    return base64.urlsafe_b64encode(_digest(content, question) + content).rstrip(b"=").decode()
+    return _text(_digest(content, question) + content)
 
 
 def decode(token: str, *, question: bytes) -> list[object]:
@@ -41,7 +41,8 @@ def decode(token: str, *, question: bytes) -> list[object]:
             raise BadPageToken
         raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
         content = raw[_DIGEST:]
-        if raw[:_DIGEST] != _digest(content, question):
+        # The second condition: the last character has bits to spare, and one place should have one token.
+        if raw[:_DIGEST] != _digest(content, question) or _text(raw) != token:
             raise BadPageToken
         values = orjson.loads(content)
     except (UnicodeEncodeError, binascii.Error, orjson.JSONDecodeError):
@@ -89,6 +90,10 @@ def _sort_value(value: object, sort: Sort) -> SortValue:
             return value
         case _:
             raise BadPageToken
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def _digest(content: bytes, question: bytes) -> bytes:

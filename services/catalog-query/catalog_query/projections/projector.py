@@ -16,7 +16,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
@@ -27,7 +27,7 @@ from chassis.telemetry.tracing import link_to, tracer
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
 
-from catalog_query.domain.errors import CatalogQueryError, CheckpointMoved, PoisonousEvent
+from catalog_query.domain.errors import CatalogQueryError, CheckpointMoved, PoisonousEvent, UnwritableRows
 from catalog_query.domain.product import Document, evolve, product_id_of
 from catalog_query.domain.rows import ProductRow, StoredDocument
 from catalog_query.projections import metrics
@@ -247,29 +247,46 @@ class Projector:
         self._advance(reached)
 
     async def _project(self, events: Sequence[event_pb2.RecordedEvent], reached: int) -> None:
+        """Apply events up to the first one that cannot be applied, and raise what is wrong with that one."""
+        try:
+            with self._span(events, reached):
+                began = time.perf_counter()
+                changed, rows = await self._fold(events)
+                await self._write(reached, rows)
+                self._remember(changed)
+                self._metrics.applied(len(events), time.perf_counter() - began)
+        except PoisonousEvent as error:
+            good = [event for event in events if event.position < error.event.position]
+            if good:
+                await self._project(good, error.event.position - 1)
+                self._advance(error.event.position - 1)
+            raise
+        except UnwritableRows:
+            if len(events) == 1:
+                raise
+            # The database does not say which: halve, until it is alone.
+            half = len(events) // 2
+            await self._project(events[:half], events[half].position - 1)
+            self._advance(events[half].position - 1)
+            await self._project(events[half:], reached)
+
+    def _span(self, events: Sequence[event_pb2.RecordedEvent], reached: int) -> AbstractContextManager[object]:
+        """A trace of its own, linked to the recorded requests that the events come from, if there are any."""
         links = sampled(events)
-        span = (
-            tracer().start_as_current_span(
-                "project products",
-                context=Context(),
-                kind=SpanKind.CONSUMER,
-                links=links,
-                attributes={
-                    "almagest.event_shard": self.event_shard,
-                    "almagest.read_shard": self.read_shard,
-                    "almagest.events": len(events),
-                    "almagest.position": reached,
-                },
-            )
-            if links
-            else contextlib.nullcontext()
+        if not links:
+            return contextlib.nullcontext()
+        return tracer().start_as_current_span(
+            "project products",
+            context=Context(),
+            kind=SpanKind.CONSUMER,
+            links=links,
+            attributes={
+                "almagest.event_shard": self.event_shard,
+                "almagest.read_shard": self.read_shard,
+                "almagest.events": len(events),
+                "almagest.position": reached,
+            },
         )
-        with span:
-            began = time.perf_counter()
-            changed, rows = await self._fold(events)
-            await self._write(reached, rows)
-            self._remember(changed)
-            self._metrics.applied(len(events), time.perf_counter() - began)
 
     async def _idle(self, reached: int) -> None:
         """Nothing concerned us. Moving the checkpoint spares reading this again after a restart, and shows the other
