@@ -1,7 +1,7 @@
 """Where a stream lives: its bucket, and the shard that holds the bucket.
 
-Every service that routes by shard computes the same answer from this one module. The hash is part of the storage format: changing it
-would leave every event in the wrong place.
+Every service that routes by shard computes the same answer from this one module. The hash is part of the storage
+format: changing it would leave every event in the wrong place.
 """
 
 from hashlib import blake2b

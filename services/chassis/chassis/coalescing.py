@@ -1,7 +1,8 @@
 """Many callers, few calls: what waits while calls are in flight travels together in the next one.
 
-A unary gRPC call costs about 600 microseconds of CPU at both ends together, whatever it carries, and an fsync costs milliseconds. With one
-caller nothing is gained or lost: there is no timer, the first item leaves at once. Under load the batches grow by themselves.
+A unary gRPC call costs about 600 microseconds of CPU at both ends together, whatever it carries, and an fsync costs
+milliseconds. With one caller nothing is gained or lost: there is no timer, the first item leaves at once. Under load
+the batches grow by themselves.
 """
 
 import asyncio
@@ -26,10 +27,12 @@ _batch_sizes = Histogram(
 
 
 class Coalescer(Generic[Item, Answer]):
-    """Puts items of many callers into few calls of `send`, which answers each item or gives the exception to raise for it.
+    """Puts items of many callers into few calls of `send`, which answers each item or gives the exception to raise for
+    it.
 
-    At most `in_flight` calls run at once, each with at most `max_batch` items; at most `max_waiting` items wait. A call is given up when
-    the last of its callers has given up. Calls run without the context of any one caller: not its deadline, person or trace.
+    At most `in_flight` calls run at once, each with at most `max_batch` items; at most `max_waiting` items wait. A call
+    is given up when the last of its callers has given up. Calls run without the context of any one caller: not its
+    deadline, person or trace.
     """
 
     def __init__(

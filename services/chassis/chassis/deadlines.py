@@ -23,7 +23,8 @@ def remaining() -> float | None:
 
 
 def timeout_for(limit: float, margin: float = 0.05) -> float:
-    """The seconds that a step of the present call may take: at most `limit`, and `margin` less than what is left for the whole.
+    """The seconds that a step of the present call may take: at most `limit`, and `margin` less than what is left for
+    the whole.
 
     Raises:
         DeadlineExceeded: Nothing is left.

@@ -1,9 +1,9 @@
 """Errors on their way to the wire and back: one table per service.
 
 The table gives both forms of the same answer: the gRPC status of a failed call, with `google.rpc` details, and the
-`almagest.rpc.v1.Problem` of one failed item of a batched call. What the table does not name is unexpected: it answers INTERNAL
-with a fixed text, and what really happened goes to the log under the trace id of the call. On the other side of the wire both forms become a
-`RemoteProblem`.
+`almagest.rpc.v1.Problem` of one failed item of a batched call. What the table does not name is unexpected: it answers
+INTERNAL with a fixed text, and what really happened goes to the log under the trace id of the call. On the other side
+of the wire both forms become a `RemoteProblem`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-E = TypeVar("E", bound=Exception, contravariant=True)
+E_contra = TypeVar("E_contra", bound=Exception, contravariant=True)
 
 ERROR_DOMAIN = "almagest"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
@@ -29,7 +29,8 @@ UNEXPECTED_MESSAGE = (
     "The service failed in an unexpected way. The trace id of the request leads to the cause in its log."
 )
 
-# Trailing metadata are limited (16 KiB by default, for all of them together), and a status that does not fit arrives as an unrelated error.
+# Trailing metadata are limited (16 KiB by default, for all of them together), and a status that does not fit arrives as
+# an unrelated error.
 _MAXIMUM_TEXT = 1_000
 _MAXIMUM_VIOLATIONS = 100
 _MAXIMUM_STATUS_BYTES = 6_000
@@ -84,7 +85,9 @@ class PermissionDenied(ChassisError):
 
 
 class InvalidRequest(ChassisError):
-    """The request itself is wrong, whatever the state of the system: (field, what is wrong with it) for each wrong field."""
+    """The request itself is wrong, whatever the state of the system: (field, what is wrong with it) for each wrong
+    field.
+    """
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     default_reason = "INVALID_REQUEST"
@@ -122,7 +125,9 @@ class DeadlineExceeded(ChassisError):
 
 
 class Unavailable(ChassisError):
-    """Something that is needed cannot be reached at the moment. `retry_after`: seconds after which it is worth another try."""
+    """Something that is needed cannot be reached at the moment. `retry_after`: seconds after which it is worth another
+    try.
+    """
 
     code = grpc.StatusCode.UNAVAILABLE
     default_reason = "UNAVAILABLE"
@@ -168,7 +173,7 @@ class RemoteProblem(Exception):
 
 
 @dataclass(frozen=True)
-class ErrorRow(Generic[E]):
+class ErrorRow(Generic[E_contra]):
     """How one class of exceptions, and its subclasses without a row of their own, are answered.
 
     `message` is `str` of the exception unless given: the domain's errors speak to people.
@@ -176,9 +181,9 @@ class ErrorRow(Generic[E]):
 
     code: grpc.StatusCode
     reason: str
-    message: Callable[[E], str] | None = None
-    metadata: Callable[[E], Mapping[str, str]] | None = None
-    violations: Callable[[E], Sequence[tuple[str, str]]] | None = None
+    message: Callable[[E_contra], str] | None = None
+    metadata: Callable[[E_contra], Mapping[str, str]] | None = None
+    violations: Callable[[E_contra], Sequence[tuple[str, str]]] | None = None
 
 
 class ErrorTable:
@@ -198,7 +203,9 @@ class ErrorTable:
         return None
 
     def problem(self, error: Exception) -> problem_pb2.Problem:
-        """The answer to an exception. One that no row expects is logged here, and answered without a word of its text."""
+        """The answer to an exception. One that no row expects is logged here, and answered without a word of its
+        text.
+        """
         row = self._row(error)
         try:
             if row is not None:
@@ -229,8 +236,8 @@ class ErrorTable:
 def _passed_on(error: RemoteProblem) -> problem_pb2.Problem:
     """What a dependency said to us, as we say it to our caller.
 
-    Its answers come from its own table, so their words are fit for people. That it would not have *us* is our misconfiguration, and no
-    business of the caller's.
+    Its answers come from its own table, so their words are fit for people. That it would not have *us* is our
+    misconfiguration, and no business of the caller's.
     """
     if error.problem.reason.startswith("CALLER_"):
         _logger.error("refused by a dependency", problem_reason=error.problem.reason, detail=error.detail)
@@ -268,7 +275,9 @@ def _packed(message: Any) -> AnyMessage:
 
 
 def status_of(problem: problem_pb2.Problem) -> status_pb2.Status:
-    """A problem as `google.rpc.Status`. Violations that would not fit into the trailing metadata are left out, the last first."""
+    """A problem as `google.rpc.Status`. Violations that would not fit into the trailing metadata are left out, the last
+    first.
+    """
     status = status_pb2.Status(code=problem.code, message=problem.message)
     info = error_details_pb2.ErrorInfo(reason=problem.reason, domain=ERROR_DOMAIN, metadata=problem.metadata)
     status.details.append(_packed(info))
@@ -293,17 +302,17 @@ def problem_of(status: status_pb2.Status) -> tuple[problem_pb2.Problem, float | 
     problem = problem_pb2.Problem(code=status.code, message=status.message)
     retry_after: float | None = None
     for detail in status.details:
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+        if detail.TypeName() == "google.rpc.ErrorInfo":
             info = error_details_pb2.ErrorInfo()
             detail.Unpack(info)
             problem.reason = info.reason
             problem.metadata.update(info.metadata)
-        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+        elif detail.TypeName() == "google.rpc.BadRequest":
             bad = error_details_pb2.BadRequest()
             detail.Unpack(bad)
             for violation in bad.field_violations:
                 problem.violations.add(field=violation.field, description=violation.description)
-        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+        elif detail.TypeName() == "google.rpc.RetryInfo":
             retry = error_details_pb2.RetryInfo()
             detail.Unpack(retry)
             retry_after = retry.retry_delay.ToNanoseconds() / 1e9

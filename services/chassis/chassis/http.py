@@ -1,9 +1,11 @@
-"""The small HTTP side of a service: whether it lives, whether it is ready, and its metrics. Plain HTTP, so it listens on loopback or inside a pod."""
+"""The small HTTP side of a service: whether it lives, whether it is ready, and its metrics. Plain HTTP, so it listens
+on loopback or inside a pod.
+"""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 
 import structlog
 import uvicorn
@@ -88,7 +90,7 @@ class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the process has its own."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
 

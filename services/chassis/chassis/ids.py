@@ -1,7 +1,7 @@
 """Time-ordered identifiers (RFC 9562, version 7), which Python 3.11 does not offer.
 
-Rows and streams whose ids rise with time land on the right-hand edge of an index instead of all over it. Within a process each id is
-greater than the one before, also inside one millisecond and when the clock steps back.
+Rows and streams whose ids rise with time land on the right-hand edge of an index instead of all over it. Within a
+process each id is greater than the one before, also inside one millisecond and when the clock steps back.
 """
 
 import os

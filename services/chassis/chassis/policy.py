@@ -1,7 +1,8 @@
 """Who may call what: one table per service, keyed by RPC method, complete before the service starts.
 
-A method that nobody thought about must not be open to everybody. So a method without a row keeps the service from starting, and so does a
-row for a method that does not exist, which is most often a renamed one whose rule has silently stopped to hold.
+A method that nobody thought about must not be open to everybody. So a method without a row keeps the service from
+starting, and so does a row for a method that does not exist, which is most often a renamed one whose rule has silently
+stopped to hold.
 """
 
 import enum

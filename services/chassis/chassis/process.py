@@ -6,7 +6,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -83,7 +83,7 @@ class Chassis(Generic[Settings]):
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, service: str, settings: Settings) -> AsyncIterator[Chassis[Settings]]:
+    async def open(cls, service: str, settings: Settings) -> AsyncGenerator[Chassis[Settings]]:
         """A chassis without a server of its own: identity that is watched, channels and traces."""
         chassis = cls(service, settings)
         configure_tracing(settings, service)
@@ -231,7 +231,7 @@ class _Running(Generic[Settings]):
 
 
 @asynccontextmanager
-async def running(service: str, settings: Settings, bootstrap: Bootstrap[Settings]) -> AsyncIterator[Bound]:
+async def running(service: str, settings: Settings, bootstrap: Bootstrap[Settings]) -> AsyncGenerator[Bound]:
     """A service that runs for as long as the block does, without signals or log configuration: for tests.
 
     Raises:
@@ -295,7 +295,7 @@ def main(
         sys.stderr.write(f"usage: python -m {service.replace('-', '_')} [{'|'.join(sorted(known))}]\n")
         sys.exit(_USAGE_ERROR)
     try:
-        read = settings()
+        read = settings()  # pyright: ignore[reportCallIssue] - the environment gives what has no default
     except ValidationError as error:
         configure_logging(service)
         for problem in error.errors(include_input=False, include_url=False):

@@ -16,12 +16,13 @@ def connect(
     timeout: float = 2.0,
     max_connections: int = 32,
     blocking_seconds: float = 0.0,
-) -> "Redis[bytes]":
+) -> Redis:
     """A client for `redis://`, `rediss://` or `unix://`; it connects on first use, and answers bytes.
 
     Args:
         url: Where, as whom and which database.
-        identity_directory: For `rediss://`: `tls.crt`, `tls.key` and `ca.crt`, read anew for each connection, so that rotation needs nothing.
+        identity_directory: For `rediss://`: `tls.crt`, `tls.key` and `ca.crt`, read anew for each connection, so that
+            rotation needs nothing.
         timeout: Seconds for connecting and for each answer.
         max_connections: More at once wait for none: they fail.
         blocking_seconds: The longest `BLOCK` of commands on this client, which comes on top of `timeout`.
@@ -40,7 +41,8 @@ def connect(
         socket_timeout=timeout + blocking_seconds,
         health_check_interval=15,
         max_connections=max_connections,
-        # Only the connection is tried again, and only where the command cannot have been sent or may be sent twice by its caller's leave.
+        # Only the connection is tried again, and only where the command cannot have been sent or may be sent twice by
+        # its caller's leave.
         retry=Retry(FullJitterBackoff(cap=0.5, base=0.05), 2),
         retry_on_error=[RedisConnectionError],
         decode_responses=False,

@@ -1,8 +1,9 @@
 """The person behind a call: transaction tokens, verified by every service for itself.
 
-A transaction token (draft-ietf-oauth-transaction-tokens) lives 60 seconds at most and says on whose behalf a request runs through the system. No
-service takes another's word for it. A verification costs about 130 microseconds, so a token that was verified is remembered
-until it expires: proof costs one signature check per person and minute, not one per call.
+A transaction token (draft-ietf-oauth-transaction-tokens) lives 60 seconds at most and says on whose behalf a request
+runs through the system. No service takes another's word for it. A verification costs about 130 microseconds, so a token
+that was verified is remembered until it expires: proof costs one signature check per person and minute, not one per
+call.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import cast
 
 import orjson
 import structlog
@@ -94,8 +96,8 @@ def _refused(reason: str, message: str) -> Unauthenticated:
 class TokenVerifier:
     """Verifies transaction tokens with the keys that auth publishes.
 
-    `fetch_jwks` answers a JWK set as JSON. It is asked when a key id is unknown, at most once in five seconds, and when the keys
-    are older than five minutes, in which case the old ones serve on while auth cannot be reached.
+    `fetch_jwks` answers a JWK set as JSON. It is asked when a key id is unknown, at most once in five seconds, and when
+    the keys are older than five minutes, in which case the old ones serve on while auth cannot be reached.
     """
 
     def __init__(self, *, trust_domain: str, fetch_jwks: Callable[[], Awaitable[bytes]]) -> None:
@@ -260,6 +262,8 @@ def _names(claims: Mapping[str, object], name: str) -> frozenset[str]:
     value = claims.get(name, "")
     if isinstance(value, str):
         return frozenset(value.split())
-    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
-        return frozenset(value)
+    if isinstance(value, list):
+        entries = cast("list[object]", value)
+        if all(isinstance(entry, str) for entry in entries):
+            return frozenset(str(entry) for entry in entries)
     raise _refused("TOKEN_INVALID", f"The transaction token has no valid {name}.")

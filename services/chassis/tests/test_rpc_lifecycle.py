@@ -219,6 +219,6 @@ async def test_a_taken_port_is_an_error_that_names_it(serve: ServiceFactory) -> 
         with pytest.raises(OSError, match=str(port)):
             async with serve(http_listen=f"127.0.0.1:{port}"):
                 pass
-        with pytest.raises(RuntimeError, match=str(port)):
+        with pytest.raises(OSError, match=str(port)):
             async with serve(listen=f"127.0.0.1:{port}"):
                 pass

@@ -1,11 +1,12 @@
 """A connection that a cancelled task cannot leave in an unknown state.
 
-asyncio cancels a task wherever it waits, and a request that is given up waits most often for Postgres. Three things go wrong then with a
-pool: a BEGIN that was sent but not answered leaves a transaction that nobody knows of, and what a later user of the connection commits in it
-is not committed at all (sqlalchemy #13381); a statement that still runs answers the next user; a COMMIT that is cut off may or may not have happened.
+asyncio cancels a task wherever it waits, and a request that is given up waits most often for Postgres. Three things go
+wrong then with a pool: a BEGIN that was sent but not answered leaves a transaction that nobody knows of, and what a
+later user of the connection commits in it is not committed at all (sqlalchemy #13381); a statement that still runs
+answers the next user; a COMMIT that is cut off may or may not have happened.
 
-So on this connection BEGIN and ROLLBACK either finish or the connection is closed, and COMMIT always finishes, cancelled or not: a caller that
-was told of a commit had it. Both the pool and the SQLAlchemy engine use it.
+So on this connection BEGIN and ROLLBACK either finish or the connection is closed, and COMMIT always finishes,
+cancelled or not: a caller that was told of a commit had it. Both the pool and the SQLAlchemy engine use it.
 """
 
 import asyncio
@@ -17,6 +18,19 @@ from asyncpg.transaction import Transaction
 
 COMMIT_SECONDS = 10.0
 ROLLBACK_SECONDS = 5.0
+
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    # What asyncpg says between the server's last word and the end of the connection.
+    asyncpg.InternalClientError,
+    ConnectionError,
+    # The socket of a server that is not up.
+    FileNotFoundError,
+)
+"""The errors that say that the server is not there, or not any more."""
 
 if TYPE_CHECKING:
     _Connection = asyncpg.Connection[asyncpg.Record]
@@ -96,7 +110,7 @@ class GuardedConnection(_Connection):
 
     def transaction(self, *, isolation: Any = None, readonly: bool = False, deferrable: bool = False) -> Transaction:
         """A transaction, to be started."""
-        self._check_open()
+        self._check_open()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - as asyncpg does
         return GuardedTransaction(self, isolation, readonly, deferrable)
 
 

@@ -1,8 +1,8 @@
 """A SQLAlchemy engine on the same guarded asyncpg connections, for models and composed queries.
 
-SQLAlchemy wraps a driver that it believes to be told of every BEGIN and COMMIT. When a task is cancelled inside a BEGIN it is not, and hands the
-connection to the next user with a transaction open on it (sqlalchemy #13381). The connections here close themselves in that case, commits come to their
-end, and what is given back is looked at once more.
+SQLAlchemy wraps a driver that it believes to be told of every BEGIN and COMMIT. When a task is cancelled inside a BEGIN
+it is not, and hands the connection to the next user with a transaction open on it (sqlalchemy #13381). The connections
+here close themselves in that case, commits come to their end, and what is given back is looked at once more.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from chassis.database import metrics
-from chassis.database.connection import GuardedConnection, connect, is_clean
+from chassis.database.connection import LOST, GuardedConnection, connect, is_clean
 from chassis.errors import Unavailable
 
 _logger = structlog.stdlib.get_logger(__name__)
@@ -57,7 +57,7 @@ def create_engine(
     async def creator(*_arguments: Any, **_options: Any) -> GuardedConnection:
         try:
             return await connect(dsn, application_name=application_name, statement_seconds=statement_timeout)
-        except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
+        except (OSError, *LOST, asyncpg.TooManyConnectionsError) as error:
             _logger.warning("a database cannot be reached", database=name, problem=str(error))
             raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from error
 
@@ -97,7 +97,10 @@ def _guard(engine: AsyncEngine, name: str, size: int) -> None:
 
     def failed(context: Any) -> None:
         original = context.original_exception
-        if context.is_disconnect and isinstance(context.sqlalchemy_exception, DBAPIError):
+        if isinstance(original, LOST) or (
+            context.is_disconnect and isinstance(context.sqlalchemy_exception, DBAPIError)
+        ):
+            context.is_disconnect = True
             _logger.warning("a connection to a database was lost", database=name, problem=str(original))
             raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from original
 

@@ -5,7 +5,8 @@ A service's `migrations/env.py` is two lines:
     from chassis.database.migrations import run_environment
     run_environment(metadata)
 
-Several processes may start a migration at once, as pods do: an advisory lock per database lets one work and the others find it done.
+Several processes may start a migration at once, as pods do: an advisory lock per database lets one work and the others
+find it done.
 """
 
 import asyncio
@@ -13,14 +14,13 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import asyncpg
 import structlog
 from alembic import command, context
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, MetaData, NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from chassis.database.connection import connect
+from chassis.database.connection import LOST, connect
 
 _LOCK = 0x616C6D616765  # "almage"
 _LOCK_SECONDS = 300.0
@@ -137,7 +137,7 @@ async def _patiently(dsn: str, wait: float) -> Any:
     while True:
         try:
             return await connect(dsn, application_name="almagest migrate", statement_seconds=_STATEMENT_SECONDS)
-        except (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError) as error:
+        except (OSError, *LOST) as error:
             if loop.time() >= deadline:
                 raise MigrationError(f"the database did not come up within {wait:g} seconds") from error
             _logger.info("waiting for the database", problem=str(error))
@@ -159,7 +159,9 @@ def service_role() -> str:
 
 
 def run_environment(metadata: MetaData | None = None, **options: Any) -> None:
-    """What `env.py` does: run the migrations on the connection that is given, or on `-x dsn=...` when Alembic is called by hand."""
+    """What `env.py` does: run the migrations on the connection that is given, or on `-x dsn=...` when Alembic is called
+    by hand.
+    """
     given = context.config.attributes.get("connection")
     if isinstance(given, Connection):
         _run(given, metadata, options)

@@ -1,12 +1,13 @@
 """A pool of Postgres connections for the hot paths, without the reset query and safe under cancellation.
 
-asyncpg resets a connection with a query of its own each time it is given back: one more round trip per use. Nothing that we do outlives a
-transaction on a connection, so the reset is left out, and a connection whose user did not leave cleanly is closed instead.
+asyncpg resets a connection with a query of its own each time it is given back: one more round trip per use. Nothing
+that we do outlives a transaction on a connection, so the reset is left out, and a connection whose user did not leave
+cleanly is closed instead.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +15,7 @@ import asyncpg
 import structlog
 
 from chassis.database import metrics
-from chassis.database.connection import GuardedConnection, is_clean, server_settings
+from chassis.database.connection import LOST, GuardedConnection, is_clean, server_settings
 from chassis.deadlines import timeout_for
 from chassis.errors import DeadlineExceeded, Unavailable
 
@@ -24,14 +25,6 @@ else:
     Connection = asyncpg.Connection
 
 _CONNECT_SECONDS = 5.0
-_LOST = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    ConnectionError,
-    FileNotFoundError,  # the socket of a server that is not up
-)
 _logger = structlog.stdlib.get_logger(__name__)
 
 
@@ -95,14 +88,14 @@ class Database:
         return cls(pool, name=name, size=size, acquire_timeout=acquire_timeout)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncGenerator[Connection]:
         """A connection for statements that each commit by themselves.
 
         When the block is cancelled, or a statement of it times out, the connection is closed instead of reused.
 
         Raises:
-            Unavailable: No connection is free in time, or the database cannot be reached or went away (reason `DATABASE_DOWN`:
-                whether a statement that was sent took effect is not known).
+            Unavailable: No connection is free in time, or the database cannot be reached or went away (reason
+                `DATABASE_DOWN`: whether a statement that was sent took effect is not known).
             DeadlineExceeded: The present call has no time left, or a statement took too long.
         """
         proxy: Any = await self._acquire()
@@ -112,7 +105,7 @@ class Database:
         try:
             yield proxy
             clean = True
-        except _LOST as error:
+        except LOST as error:
             _logger.warning("a connection to a database was lost", database=self.name, problem=str(error))
             raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from error
         except asyncpg.InterfaceError as error:
@@ -141,7 +134,7 @@ class Database:
             return await self._pool.acquire(timeout=seconds)
         except TimeoutError as error:
             raise Unavailable("The database is busy; try again later.", reason="DATABASE_BUSY") from error
-        except (*_LOST, asyncpg.TooManyConnectionsError) as error:
+        except (OSError, *LOST, asyncpg.TooManyConnectionsError) as error:
             _logger.warning("a database cannot be reached", database=self.name, problem=str(error))
             raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from error
         except asyncpg.InterfaceError as error:
@@ -150,11 +143,11 @@ class Database:
             self._wait.observe(time.perf_counter() - began)
 
     @asynccontextmanager
-    async def transaction(self, **options: Any) -> AsyncIterator[Connection]:
+    async def transaction(self, **options: Any) -> AsyncGenerator[Connection]:
         """A connection inside a transaction that commits when the block ends and rolls back when it raises.
 
-        A commit that has begun is brought to its end also when the task is cancelled meanwhile. `options` are asyncpg's:
-        `isolation`, `readonly`, `deferrable`.
+        A commit that has begun is brought to its end also when the task is cancelled meanwhile. `options` are
+        asyncpg's: `isolation`, `readonly`, `deferrable`.
         """
         async with self.connection() as connection:
             transaction = connection.transaction(**options)
@@ -175,7 +168,9 @@ class Database:
             await connection.fetchval("select 1")
 
     async def expire(self) -> None:
-        """Have every connection replaced by a new one at its next use, for instance after the client certificate has changed."""
+        """Have every connection replaced by a new one at its next use, for instance after the client certificate has
+        changed.
+        """
         await self._pool.expire_connections()
 
     async def close(self, grace: float = 5.0) -> None:

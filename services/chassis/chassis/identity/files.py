@@ -1,8 +1,9 @@
-"""An identity read from the files that cert-manager, SPIRE's helper or the local authority writes, and read again when they change.
+"""An identity read from the files that cert-manager, SPIRE's helper or the local authority writes, and read again when
+they change.
 
-The three files are not replaced in one step by every writer. So a new set is taken only when it is whole: the key belongs to the
-certificate and all rules hold. Until then the old identity stays in use, which is right as long as it has not expired, and is said in the log and in a
-metric when it is not.
+The three files are not replaced in one step by every writer. So a new set is taken only when it is whole: the key
+belongs to the certificate and all rules hold. Until then the old identity stays in use, which is right as long as it
+has not expired, and is said in the log and in a metric when it is not.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """SPIFFE ids, and their one-to-one images as DNS names.
 
-gRPC for Python verifies only DNS and IP names of a server, never its URI SAN. So each certificate carries both, and the DNS name says the
-same as the id: `spiffe://almagest.internal/event-store` is `event-store.almagest.internal`.
+gRPC for Python verifies only DNS and IP names of a server, never its URI SAN. So each certificate carries both, and the
+DNS name says the same as the id: `spiffe://almagest.internal/event-store` is `event-store.almagest.internal`.
 """
 
 from __future__ import annotations

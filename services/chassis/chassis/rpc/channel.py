@@ -1,14 +1,14 @@
 """A channel to another service that stays the same object while certificates come and go.
 
-gRPC for Python cannot change the credentials of a channel. So generated stubs are built once, on a `Channel`, and each call goes through
-whichever real channel is current: when the identity changes, a new one is opened, waited for and put in place, and the old one
-is closed when its calls have ended.
+gRPC for Python cannot change the credentials of a channel. So generated stubs are built once, on a `Channel`, and each
+call goes through whichever real channel is current: when the identity changes, a new one is opened, waited for and put
+in place, and the old one is closed when its calls have ended.
 """
 
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import orjson
@@ -68,8 +68,8 @@ class _Connection:
 class Channel(grpc.aio.Channel):
     """The way to one service: deadlines, identity, person, trace and problems on each call.
 
-    A failed call raises `RemoteProblem`. Calls to a method in `retryable` (full paths) are tried up to three times when the service
-    cannot be reached; name only methods that may take effect twice.
+    A failed call raises `RemoteProblem`. Calls to a method in `retryable` (full paths) are tried up to three times when
+    the service cannot be reached; name only methods that may take effect twice.
     """
 
     def __init__(
@@ -127,7 +127,8 @@ class Channel(grpc.aio.Channel):
                     async with asyncio.timeout(_READY_SECONDS):
                         await fresh.channel.channel_ready()
                 except TimeoutError:
-                    # It is not there at the moment. The new identity is right all the same, and the old one about to expire.
+                    # It is not there at the moment. The new identity is right all the same, and the old one about to
+                    # expire.
                     pass
                 except asyncio.CancelledError:
                     await fresh.channel.close()
@@ -149,7 +150,7 @@ class Channel(grpc.aio.Channel):
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._connection.channel.close(grace)
 
-    async def __aenter__(self) -> "Channel":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -239,8 +240,8 @@ class _Method:
     def _begin_span(self) -> tuple[Span, str]:
         """A client span when the present one is recorded, and the traceparent to send in any case.
 
-        Work that belongs to no request, such as a batch of many, sends a trace of its own that is not recorded, so that it does not
-        use up what the other side may record.
+        Work that belongs to no request, such as a batch of many, sends a trace of its own that is not recorded, so that
+        it does not use up what the other side may record.
         """
         current = trace.get_current_span().get_span_context()
         if current.is_valid and current.trace_flags.sampled:
@@ -269,7 +270,8 @@ class _Method:
         )
 
     def _cut_off(self, error: asyncio.CancelledError) -> RemoteProblem:
-        """The problem of a call that ended because its connection was closed under it, which gRPC tells as a cancellation.
+        """The problem of a call that ended because its connection was closed under it, which gRPC tells as a
+        cancellation.
 
         Raises:
             CancelledError: It is our own task that was cancelled.
@@ -426,7 +428,8 @@ class StreamCall:
 
 def _options(spiffe_id: SpiffeId, retryable: frozenset[str], max_message_bytes: int) -> list[tuple[str, Any]]:
     return [
-        # The identity that the server must prove: gRPC for Python looks at DNS names only, and this is the image of the SPIFFE id.
+        # The identity that the server must prove: gRPC for Python looks at DNS names only, and this is the image of the
+        # SPIFFE id.
         ("grpc.ssl_target_name_override", spiffe_id.dns_name),
         # Connections are never shared between channels, else a new channel would go on with the old certificate.
         ("grpc.use_local_subchannel_pool", 1),

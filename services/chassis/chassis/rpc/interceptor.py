@@ -1,8 +1,8 @@
 """The door of every service: one interceptor that each RPC passes, in this order.
 
-The caller's certificate, the policy of the method, the deadline, the person's transaction token and its scopes; then the use case; then
-its error through the service's table. Span, metrics and access log go around it all. Each handler of `grpc.aio` runs in a task of its own, so what is
-set in context variables here ends with the call and is never reset.
+The caller's certificate, the policy of the method, the deadline, the person's transaction token and its scopes; then
+the use case; then its error through the service's table. Span, metrics and access log go around it all. Each handler of
+`grpc.aio` runs in a task of its own, so what is set in context variables here ends with the call and is never reset.
 """
 
 import asyncio
@@ -52,21 +52,24 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> Handler | None:
         """The handler of a method, inside its door. Doors are built once per method."""
         method = handler_call_details.method
         guarded = self._handlers.get(method)
         if guarded is None:
-            handler: Handler | None = await continuation(handler_call_details)
+            handler = await continuation(handler_call_details)
             if handler is None:
-                return handler  # pyright: ignore[reportReturnType] - gRPC answers UNIMPLEMENTED
+                # gRPC answers UNIMPLEMENTED.
+                return None
             guarded = self._handlers[method] = _Door(self, method, self._policy.get(method), handler).handler()
         return guarded
 
     def drain(self) -> None:
-        """End the streams that would never end by themselves, so that their callers go elsewhere, and refuse new ones."""
+        """End the streams that would never end by themselves, so that their callers go elsewhere, and refuse new
+        ones.
+        """
         self._draining = True
         for task in list(self._endless):
             task.cancel()
@@ -81,7 +84,7 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
         ):
             raise PermissionDenied("The calling workload may not call this method.", reason="CALLER_NOT_ALLOWED")
         set_caller(caller)
-        left: float | None = context.time_remaining()
+        left: Any = context.time_remaining()  # None, whatever the stubs say, when there is no deadline
         if left is None:
             if not streaming:
                 raise InvalidRequest((), "A unary call needs a deadline.", reason="DEADLINE_REQUIRED")
@@ -195,7 +198,8 @@ class _Call:
             span.set_attribute("rpc.grpc.status_code", code.value[0])
             if code is not grpc.StatusCode.OK:
                 span.set_status(Status(StatusCode.ERROR, code.name))
-        # Every failed, slow or traced call has its line; the others only when somebody debugs, since a line costs as much as a small call.
+        # Every failed, slow or traced call has its line; the others only when somebody debugs, since a line costs as
+        # much as a small call.
         level = _access.info if recorded or code is not grpc.StatusCode.OK or seconds > _SLOW_SECONDS else _access.debug
         level("rpc", method=self._door.method, code=code.name, seconds=round(seconds, 6), caller=self._caller())
         span.end()

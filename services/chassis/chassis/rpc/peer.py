@@ -1,7 +1,8 @@
 """Who is at the other end of a connection, from the certificate that TLS has verified.
 
-TLS proves an identity at the handshake only: a connection outlives the certificate it was opened with. So the certificate is looked at
-again on each call. Reading it takes 100 microseconds, so what it says is remembered by its bytes.
+TLS proves an identity at the handshake only: a connection outlives the certificate it was opened with. So the
+certificate is looked at again on each call. Reading it takes 100 microseconds, so what it says is remembered by its
+bytes.
 """
 
 import time

@@ -1,13 +1,16 @@
-"""The gRPC server of a service: mutual TLS with certificates that change, health, reflection, limits and a way out that loses no call."""
+"""The gRPC server of a service: mutual TLS with certificates that change, health, reflection, limits and a way out that
+loses no call.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health as untyped_health
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from chassis.errors import ErrorTable
@@ -19,6 +22,8 @@ from chassis.settings import ServiceSettings
 from chassis.tokens import TokenVerifier
 
 Servicer = tuple[str, Callable[[Any, grpc.aio.Server], None], object]
+
+health_module: Any = untyped_health  # whose stubs lack `aio`
 
 _KEEP_ALIVE_SECONDS = 30
 _MAXIMUM_GRACE_SECONDS = 30.0
@@ -50,7 +55,11 @@ def server_credentials(source: IdentitySource) -> grpc.ServerCredentials:
         in_use = identity
         return configuration(identity)
 
-    return grpc.dynamic_ssl_server_credentials(configuration(initial), fetch, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(initial),
+        cast("Callable[[], grpc.ServerCertificateConfiguration]", fetch),  # the stubs do not know of None
+        require_client_authentication=True,
+    )
 
 
 class RpcServer:
@@ -70,7 +79,7 @@ class RpcServer:
 
         Raises:
             PolicyIncomplete: A method has no row, or a row no method.
-            RuntimeError: The port cannot be bound.
+            OSError: The port cannot be bound.
         """
         complete(policy, descriptors_of(servicers))
         self._names = tuple(name for name, _, _ in servicers)
@@ -85,10 +94,13 @@ class RpcServer:
         )
         for _, add, servicer in servicers:
             add(servicer, self._server)
-        self._health = health.aio.HealthServicer()
+        self._health: Any = health_module.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*self._names, HEALTH, REFLECTION), self._server)
-        self.port = self._server.add_secure_port(settings.listen, server_credentials(identity))
+        try:
+            self.port = self._server.add_secure_port(settings.listen, server_credentials(identity))
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {settings.listen}") from error
 
     async def start(self) -> None:
         """Accept calls."""

@@ -2,8 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
-from typing import Any
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -41,14 +41,12 @@ def redacted(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         if depth >= _MAXIMUM_DEPTH:
             return REDACTED
-        return {
-            str(key): REDACTED if _is_secret(key) else redacted(inner, depth + 1)
-            for key, inner in value.items()  # pyright: ignore[reportUnknownVariableType]
-        }
+        entries = cast("Mapping[object, Any]", value)
+        return {str(key): REDACTED if _is_secret(key) else redacted(inner, depth + 1) for key, inner in entries.items()}
     if isinstance(value, list | tuple | set | frozenset):
         if depth >= _MAXIMUM_DEPTH:
             return REDACTED
-        return [redacted(inner, depth + 1) for inner in value]  # pyright: ignore[reportUnknownVariableType]
+        return [redacted(inner, depth + 1) for inner in cast("Iterable[Any]", value)]
     return value
 
 

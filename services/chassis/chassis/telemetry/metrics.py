@@ -1,4 +1,6 @@
-"""RED (rate, errors, duration) per RPC method, as server and as client. Other modules keep their own metrics beside what they measure."""
+"""RED (rate, errors, duration) per RPC method, as server and as client. Other modules keep their own metrics beside
+what they measure.
+"""
 
 import time
 from typing import Final
@@ -19,7 +21,9 @@ CLIENT: Final = "client"
 
 
 class RpcMetrics:
-    """The metrics of one method in one role, with the children looked up once: a look-up by labels costs more than the count."""
+    """The metrics of one method in one role, with the children looked up once: a look-up by labels costs more than the
+    count.
+    """
 
     __slots__ = ("_codes", "_method", "_role", "_running", "_seconds")
 

@@ -1,9 +1,9 @@
 """One trace per request, in OpenTelemetry's form, kept where somebody looks.
 
-With `OTEL_EXPORTER_OTLP_ENDPOINT` set spans go there by OTLP over gRPC. Without it they go to a file of JSON lines that `almagest trace` reads.
-A recorded span costs tens of microseconds in each process, so not every request is recorded: a token bucket lets a number of new
-traces a second through. A person at curl always gets one, a load test pays for few. A trace that was begun elsewhere is continued as it was
-begun, recorded or not.
+With `OTEL_EXPORTER_OTLP_ENDPOINT` set spans go there by OTLP over gRPC. Without it they go to a file of JSON lines that
+`almagest trace` reads. A recorded span costs tens of microseconds in each process, so not every request is recorded: a
+token bucket lets a number of new traces a second through. A person at curl always gets one, a load test pays for few. A
+trace that was begun elsewhere is continued as it was begun, recorded or not.
 """
 
 import random
@@ -78,7 +78,9 @@ class RateLimitedSampler(Sampler):
 
 
 class FileSpanExporter(SpanExporter):
-    """Writes one flat JSON object per span to a file, and keeps at most that file and the one before it, each of `max_bytes`."""
+    """Writes one flat JSON object per span to a file, and keeps at most that file and the one before it, each of
+    `max_bytes`.
+    """
 
     def __init__(self, path: Path, *, service: str, max_bytes: int = 16 * 1024 * 1024) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +156,9 @@ def span_line(span: ReadableSpan, service: str) -> dict[str, object]:
 
 
 class _Tracing:
-    """The provider of this process: made once at start, replaced only by tests that run several services in one process."""
+    """The provider of this process: made once at start, replaced only by tests that run several services in one
+    process.
+    """
 
     def __init__(self) -> None:
         self.provider: TracerProvider | None = None
@@ -165,7 +169,9 @@ _tracing = _Tracing()
 
 
 def configure_tracing(settings: ServiceSettings, service: str) -> None:
-    """Begin to record spans of `service`, where the settings say; without an endpoint and a directory they are made but not kept."""
+    """Begin to record spans of `service`, where the settings say; without an endpoint and a directory they are made but
+    not kept.
+    """
     shutdown_tracing()
     provider = TracerProvider(
         sampler=ParentBased(RateLimitedSampler(settings.trace_rate_per_second)),
@@ -230,7 +236,9 @@ def unrecorded() -> str:
 
 
 def span_context_from(traceparent: str) -> SpanContext | None:
-    """The span that a `traceparent` names; None when it is empty or not valid, as W3C Trace Context asks to restart then."""
+    """The span that a `traceparent` names; None when it is empty or not valid, as W3C Trace Context asks to restart
+    then.
+    """
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if match is None or (match[1] == "00" and match[5]):
         return None
@@ -244,7 +252,9 @@ def span_context_from(traceparent: str) -> SpanContext | None:
 
 
 def context_from(traceparent: str) -> Context:
-    """An OpenTelemetry context in which spans continue the one that a `traceparent` names; an empty one when it names none."""
+    """An OpenTelemetry context in which spans continue the one that a `traceparent` names; an empty one when it names
+    none.
+    """
     span_context = span_context_from(traceparent)
     if span_context is None:
         return Context()
