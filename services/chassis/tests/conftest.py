@@ -224,7 +224,7 @@ ServiceFactory = Callable[..., Any]
 
 @pytest.fixture
 def serve(issue: Callable[..., Path], transaction_tokens: TransactionTokens) -> ServiceFactory:
-    """`async with serve(policy=..., **settings) as service`: an event store that does what the test says."""
+    """An event store that does what the test says, as an asynchronous context manager taking rows and settings."""
 
     @asynccontextmanager
     async def serving(

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from chassis.coalescing import Coalescer
@@ -10,6 +10,12 @@ from chassis.deadlines import remaining, set_deadline
 from chassis.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0)
 
 
 async def test_what_waits_while_a_call_is_in_flight_travels_in_the_next() -> None:
@@ -24,8 +30,7 @@ async def test_what_waits_while_a_call_is_in_flight_travels_in_the_next() -> Non
 
     coalescer = Coalescer[int, int](send, in_flight=1)
     first = asyncio.create_task(coalescer.submit(1, timeout=5))
-    while not batches:
-        await asyncio.sleep(0)
+    await _until(lambda: bool(batches))
     rest = [asyncio.create_task(coalescer.submit(item, timeout=5)) for item in (2, 3, 4)]
     await asyncio.sleep(0)
     gate.set()
@@ -88,8 +93,7 @@ async def test_too_many_waiting_are_refused_at_once() -> None:
 
     coalescer = Coalescer[int, int](send, in_flight=1, max_waiting=2)
     first = asyncio.create_task(coalescer.submit(0, timeout=5))
-    while not sent:
-        await asyncio.sleep(0)
+    await _until(lambda: bool(sent))
     waiting = [asyncio.create_task(coalescer.submit(item, timeout=5)) for item in (1, 2)]
     await asyncio.sleep(0)
     with pytest.raises(ResourceExhausted):
@@ -111,8 +115,7 @@ async def test_each_item_has_its_own_deadline_and_leaves_the_queue_with_it() -> 
 
     coalescer = Coalescer[int, int](send, in_flight=1)
     first = asyncio.create_task(coalescer.submit(0, timeout=5))
-    while not sent:
-        await asyncio.sleep(0)
+    await _until(lambda: bool(sent))
     patient = asyncio.create_task(coalescer.submit(1, timeout=5))
     with pytest.raises(DeadlineExceeded):
         await coalescer.submit(2, timeout=0.02)
@@ -136,8 +139,7 @@ async def test_a_call_that_nobody_waits_for_any_more_makes_room() -> None:
 
     coalescer = Coalescer[int, int](send, in_flight=1)
     stuck = asyncio.create_task(coalescer.submit(0, timeout=0.05))
-    while not sent:
-        await asyncio.sleep(0)
+    await _until(lambda: bool(sent))
     assert await coalescer.submit(1, timeout=5) == 1
     with pytest.raises(DeadlineExceeded):
         await stuck

@@ -106,7 +106,7 @@ async def test_a_process_that_cannot_start_says_why(
 
 async def test_a_process_whose_background_task_dies_ends_loudly(program: Path, issue: Issue) -> None:
     """Status 1, with the cause in the log."""
-    program.write_text(PROGRAM.replace('"dies" in settings.log_level', "True"))
+    await asyncio.to_thread(program.write_text, PROGRAM.replace('"dies" in settings.log_level', "True"))
     process = await _start(program, ALMAGEST_IDENTITY_DIRECTORY=str(issue("gateway")))
     async with asyncio.timeout(20):
         _, err = await process.communicate()

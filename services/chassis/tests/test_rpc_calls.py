@@ -11,7 +11,9 @@ import pytest
 from almagest.eventstore.v1 import event_store_pb2, event_store_pb2_grpc
 from chassis.deadlines import remaining, set_deadline, timeout_for
 from chassis.errors import DeadlineExceeded, InvalidRequest, RemoteProblem, Unavailable
+from chassis.identity.files import FileIdentitySource
 from chassis.policy import Person, Rule
+from chassis.rpc.channel import Channel
 from chassis.telemetry import tracing
 from chassis.tokens import current_person
 from harness.tokens import TransactionTokens
@@ -251,9 +253,6 @@ async def test_only_methods_named_retryable_are_tried_again(serve: ServiceFactor
 
 async def test_a_service_that_is_away_is_unavailable_without_its_address(issue: Issue) -> None:
     """The caller learns that it is away; where it should have been is for the log."""
-    from chassis.identity.files import FileIdentitySource
-    from chassis.rpc.channel import Channel
-
     source = FileIdentitySource(issue("gateway"), "almagest.internal")
     async with Channel("127.0.0.1:1", service="event-store", identity=source) as channel:
         stub: Any = event_store_pb2_grpc.EventStoreServiceStub(channel)

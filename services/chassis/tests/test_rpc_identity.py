@@ -11,7 +11,11 @@ import pytest
 from almagest.eventstore.v1 import event_store_pb2, event_store_pb2_grpc
 from chassis.caller import current_caller
 from chassis.errors import RemoteProblem
+from chassis.identity.files import FileIdentitySource
 from chassis.policy import PolicyIncomplete
+from chassis.rpc.channel import Channel
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 ServiceFactory = Callable[..., Any]
 Policy = Callable[..., dict[str, Any]]
@@ -86,7 +90,7 @@ async def _raw_code(target: str, identity: Path, *, credentials: grpc.ChannelCre
     ids=["two URIs", "no URI", "not SPIFFE", "two segments", "no path", "an authority"],
 )
 async def test_a_certificate_that_is_not_of_one_workload_is_refused(
-    serve: ServiceFactory, issue: Callable[..., Path], uris: list[str], is_authority: bool
+    serve: ServiceFactory, issue: Callable[..., Path], uris: list[str], is_authority: Any
 ) -> None:
     """Exactly one URI SAN that is a SPIFFE id of ours in form, on a leaf, or nobody."""
     async with serve() as service:
@@ -124,9 +128,6 @@ async def test_plaintext_is_refused(serve: ServiceFactory) -> None:
 async def test_a_server_of_another_identity_is_not_talked_to(serve: ServiceFactory, issue: Callable[..., Path]) -> None:
     """A channel to event-store does not talk to a process that proves to be somebody else."""
     async with serve() as service:
-        from chassis.identity.files import FileIdentitySource
-        from chassis.rpc.channel import Channel
-
         source = FileIdentitySource(issue("gateway"), "almagest.internal")
         async with Channel(service.target, service="auth", identity=source) as channel:
             stub: Any = event_store_pb2_grpc.EventStoreServiceStub(channel)
@@ -171,9 +172,6 @@ async def test_health_is_for_all_of_ours_and_reflection_for_operators(
     serve: ServiceFactory, issue: Callable[..., Path]
 ) -> None:
     """Every workload may ask after our health; the shape of our interface is for operators."""
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
     async with serve() as service:
         health: Any = health_pb2_grpc.HealthStub(service.channel(issue("worker")))
         assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING

@@ -23,7 +23,7 @@ REQUEST = event_store_pb2.GetShardMapRequest()
 
 async def _until(condition: Callable[[], bool], seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0.01)
 
 
@@ -57,10 +57,10 @@ async def test_certificates_rotate_at_both_ends_without_a_failed_call(
                 for _ in range(8):
                     group.create_task(load())
                 both = ca.pem + foreign.pem
+                server = service.chassis.identity
                 for signer in (ca, foreign, foreign):
                     # As one does it in earnest: first everyone trusts both authorities, then the leaves change.
                     seen, before = len(serials), calls
-                    server = service.chassis.identity
                     old = server.current()
                     signer.issue(service.directory, "event-store", bundle=both)
                     if signer is ca:

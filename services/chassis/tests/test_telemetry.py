@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from chassis.settings import ServiceSettings
 from chassis.telemetry import tracing
 from chassis.telemetry.logging import REDACTED, redacted
 from chassis.telemetry.tracing import FileSpanExporter, RateLimitedSampler
@@ -159,8 +160,6 @@ def test_an_invalid_traceparent_names_no_span(text: str) -> None:
 
 def test_work_done_for_many_is_recorded_under_those_that_are_recorded(tmp_path: Path) -> None:
     """`record_span` writes a span for a recorded parent and does nothing for another."""
-    from chassis.settings import ServiceSettings
-
     settings = ServiceSettings(identity_directory=tmp_path, trace_directory=tmp_path)
     tracing.configure_tracing(settings, "event-store")
     unrecorded = TRACEPARENT[:-2] + "00"
