@@ -6,6 +6,7 @@ Results go to standard output, everything else (progress, hints, errors) to stan
 
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Annotated, Any
 
@@ -14,8 +15,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_WIDTH_OF_FILES = 250
+"""Nothing is cut to fit a screen where there is none."""
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH_OF_FILES)
+err = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else _WIDTH_OF_FILES)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -85,6 +89,12 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError
+
+
+def ago(moment: str) -> str:
+    """How long ago an RFC 3339 time was, for people."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    return f"{duration(max(0, round(seconds)))} ago" if seconds >= 1 else "now"
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Starting the system: what is told when it cannot be, and that nothing stays behind."""
 
+import asyncio
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ from almagest_cli.local.databases import ExternalPostgres, Passwords
 from almagest_cli.local.errors import LocalError, PortTakenError, ProcessDiedError
 from almagest_cli.local.layout import SERVICES, Places, Ports
 from almagest_cli.local.ports import free_ports, require_free
+from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.local.programs import python
 from almagest_cli.local.system import System
 from cryptography import x509
@@ -176,24 +178,27 @@ def test_identities_are_renewed_while_the_system_runs(tmp_path):
     assert daemon.process() is None
 
 
-async def test_a_postgres_of_theirs_gets_the_same_databases_and_roles(postgres, tmp_path, monkeypatch):
+async def test_a_postgres_of_theirs_gets_the_same_databases_and_roles(tmp_path):
     """Given a URL of someone who may create roles and databases, not a superuser; twice changes nothing."""
-    postgres.execute("CREATE ROLE provider LOGIN CREATEDB CREATEROLE PASSWORD 'made-up';")
-    url = postgres.superuser_dsn().replace(f"postgres:{postgres.password('postgres')}@", "provider:made-up@")
-    secret = tmp_path / "secret"
-    # In a thread of its own there is no running loop, as at the command line.
-    external = ExternalPostgres(url, passwords=Passwords(secret))
-    wanted = {"theirs_0": ("their_service",), "theirs_1": ("their_service",)}
-    for _ in range(2):
-        await external._ensure(wanted)
-    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    owner = await asyncpg.connect(external.dsn("theirs_1"))
-    await owner.execute("CREATE TABLE things ()")
-    await owner.close()
-    service = await asyncpg.connect(external.dsn("theirs_1", "their_service"))
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await service.execute("CREATE TABLE planted ()")
-    await service.close()
+    theirs = EmbeddedPostgres(tmp_path / "theirs")
+    try:
+        theirs.start()
+        theirs.execute("CREATE ROLE provider LOGIN CREATEDB CREATEROLE PASSWORD 'made-up';")
+        url = theirs.superuser_dsn().replace(f"postgres:{theirs.password('postgres')}@", "provider:made-up@")
+        external = ExternalPostgres(url, passwords=Passwords(tmp_path / "secret"))
+        for _ in range(2):
+            # In a thread of its own no loop is running, as at the command line.
+            await asyncio.to_thread(external.ensure, {"theirs_0": ("service",), "theirs_1": ("service",)})
+        assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+        owner = await asyncpg.connect(external.dsn("theirs_1"))
+        await owner.execute("CREATE TABLE things ()")
+        await owner.close()
+        service = await asyncpg.connect(external.dsn("theirs_1", "service"))
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await service.execute("CREATE TABLE planted ()")
+        await service.close()
+    finally:
+        theirs.remove()
 
 
 def test_the_url_of_a_postgres_of_theirs_keeps_its_tls_and_names_each_roles_certificate(tmp_path):

@@ -105,7 +105,8 @@ def list_jobs(
     for job in orjson.loads(page)["items"]:
         progress = job["progress"]
         rows, refused = f"{progress['rows_done']:,}", f"{progress['rows_refused']:,}"
-        table.add_row(job["job_id"], escape(job["name"] or job["type"]), job["state"], rows, refused, job["created_at"])
+        name = escape(job["name"] or job["type"])
+        table.add_row(job["job_id"], name, job["state"], rows, refused, output.ago(job["created_at"]))
     out.print(table)
 
 
@@ -172,7 +173,7 @@ def _import(file: Path, options: Mapping[str, str | int | bool], *, watch: bool,
 
 def _read(source: BinaryIO, total: int | None, *, quiet: bool) -> Iterator[bytes]:
     columns = (TextColumn("Uploading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=quiet) as bar:
+    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
         task = bar.add_task("", total=total)
         while chunk := source.read(_CHUNK):
             yield chunk
@@ -189,7 +190,7 @@ def _watch(client: Client, job_id: str, *, as_json: bool, quiet: bool = False) -
         TimeRemainingColumn(),
     )
     job: Mapping[str, Any] = {}
-    with Progress(*columns, console=err, transient=True, disable=as_json or quiet) as bar:
+    with Progress(*columns, console=err, transient=True, disable=as_json or quiet or not err.is_terminal) as bar:
         task = bar.add_task("", total=None, rows=0, refused=0)
         for job in client.watch_job(job_id):
             if as_json:

@@ -1,5 +1,6 @@
 """`trace`: what a request did, across all services."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,7 +75,9 @@ def _grow(tree: Tree, node: traces.Node, *, begin: int) -> None:
         f"{name.rpartition('.')[2]}={span.attributes[name]}" for name in _SHOWN_ATTRIBUTES if name in span.attributes
     ]
     style = "red" if span.failed else "default"
-    label = f"[cyan]{span.service}[/] [{style}]{escape(span.name)}[/] [bold]{output.duration(span.seconds)}[/]"
+    # The package of an RPC says nothing that the service does not.
+    name = re.sub(r"^(?:[a-z0-9_]+\.)+(?=[A-Z])", "", span.name)
+    label = f"[cyan]{span.service}[/] [{style}]{escape(name)}[/] [bold]{output.duration(span.seconds)}[/]"
     label += f" [dim]+{output.duration((span.start_ns - begin) / 1e9)} {escape(' '.join(shown))}[/]"
     if node.linked:
         label = f"[magenta]later, trace {span.trace_id[:8]}:[/] {label}"

@@ -20,6 +20,9 @@ from almagest_cli.local.errors import LocalError
 
 _KEPT_LOG_BYTES = 16 * 1024 * 1024
 
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""What this process started, by pid. Only a parent learns how a child ended, and must, or its pid stays taken."""
+
 
 class Daemon:
     """One detached process: started, found again by its pid file, stopped by its pid."""
@@ -28,7 +31,7 @@ class Daemon:
         self.name = name
         self.pid_file = pid_file
         self.log_file = log_file
-        self._handle: subprocess.Popen[bytes] | None = None
+        self._ended: int | None = None
 
     def start(
         self,
@@ -48,7 +51,7 @@ class Daemon:
         _rotate(self.log_file)
         with os.fdopen(os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
             try:
-                self._handle = subprocess.Popen(
+                child = subprocess.Popen(
                     command,
                     env=dict(environment),
                     stdin=subprocess.DEVNULL,
@@ -61,25 +64,29 @@ class Daemon:
                 )
             except OSError as error:
                 raise LocalError(f"{self.name} cannot be started: {error}") from error
-        pid = self._handle.pid
+        pid = child.pid
+        _children[pid] = child
+        self._ended = None
         write_private(self.pid_file, orjson.dumps({"pid": pid, "birth": _birth(pid)}))
 
     def process(self) -> psutil.Process | None:
         """The running process, or None."""
-        if self._handle is not None:
-            self._handle.poll()
         try:
             record = orjson.loads(self.pid_file.read_bytes())
             pid, birth = int(record["pid"]), str(record["birth"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        child = _children.get(pid)
+        if child is not None and (code := child.poll()) is not None:
+            self._ended = code
+            _children.pop(pid, None)
+            return None
         try:
             process = psutil.Process(pid)
             if _birth(pid) != birth:
                 return None
-            if process.status() == psutil.STATUS_ZOMBIE:
-                if self._handle is not None and self._handle.pid == pid:
-                    self._handle.wait()
+            # One whose first thread has ended looks dead, yet its other threads hold its ports until they end as well.
+            if child is None and process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1:
                 return None
         except psutil.NoSuchProcess:
             return None
@@ -93,8 +100,8 @@ class Daemon:
 
     @property
     def exit_code(self) -> int | None:
-        """How the process ended, if it was started by this object; below zero: by that signal."""
-        return None if self._handle is None else self._handle.poll()
+        """How the process ended, if it was seen to end by this object; below zero: by that signal."""
+        return self._ended
 
     def send(self, number: signal.Signals) -> None:
         """Send the process a signal, if it runs."""

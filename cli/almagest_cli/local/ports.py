@@ -9,6 +9,8 @@ import psutil
 from almagest_cli.local.errors import LocalError, PortTakenError
 from almagest_cli.local.layout import GATEWAY, SERVICES, Ports
 
+_CONNECT_SECONDS = 2.0
+
 
 def require_free(name: str, ports: Iterable[int]) -> None:
     """See that a service can have its ports.
@@ -17,23 +19,27 @@ def require_free(name: str, ports: Iterable[int]) -> None:
         PortTakenError: naming the port and the process that holds it.
     """
     for port in ports:
-        # Without SO_REUSEPORT, which gRPC sets and with which it would share the port with a stranger in silence.
+        # Asked by connecting: gRPC binds with SO_REUSEPORT, with which it would share the port with a stranger in
+        # silence, and without which the remains of a killed server's connections would keep the port for a minute.
+        with socket.socket() as caller:
+            caller.settimeout(_CONNECT_SECONDS)
+            taken = caller.connect_ex(("127.0.0.1", port)) != errno.ECONNREFUSED
+        if taken:
+            raise PortTakenError(
+                f"{name} needs port {port}, which belongs to {holder(port)}. Stop it, or choose another port: "
+                f"{_option(name)}."
+            )
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
+            except PermissionError as error:
+                raise LocalError(
+                    f"{name} may not open port {port}: those below 1024 are root's. Choose another: {_option(name)}."
+                ) from error
             except OSError as error:
-                if error.errno == errno.EACCES:
-                    raise LocalError(
-                        f"{name} may not open port {port}: those below 1024 are root's. "
-                        f"Choose another: {_option(name)}."
-                    ) from error
                 if error.errno != errno.EADDRINUSE:
                     raise
-                raise PortTakenError(
-                    f"{name} needs port {port}, which belongs to {holder(port)}. Stop it, or choose another port: "
-                    f"{_option(name)}."
-                ) from error
 
 
 def holder(port: int) -> str:
