@@ -228,6 +228,27 @@ class TestRepetition:
                     await where(other)
         assert len(memory_log.events(product)) == 1
 
+    async def test_a_repetition_teaches_nothing_about_the_product(self, service, replica, example, ask, sku):
+        """It was decided elsewhere, on what is not known here; to take it for the product's state would hide a change for ever."""
+        await service(ask(example.create(sku, example.car())))
+        await replica(ask(example.describe(example.car(doors=3))))
+        pricing = ask(example.price("1"))
+        await replica(pricing)
+        assert (await service(pricing)).replayed
+        back = await service(ask(example.describe(example.car())))
+        assert (back.revision, back.changed) == (3, True)
+
+    async def test_a_reused_command_id_is_recognised_when_its_append_is_lost(
+        self, service, memory_log, example, ask, sku
+    ):
+        """What is found in place of the lost one is not its own."""
+        await service(ask(example.create(sku, example.car())))
+        first = ask(example.price("1"))
+        await service(first)
+        memory_log.loses_appends = 1
+        with pytest.raises(CommandIdReused):
+            await service(ask(example.price("2"), command_id=first.command_id))
+
     async def test_sixty_four_at_once_are_one_append(self, service, replica, memory_log, example, ask, sku, product):
         """All of them get the same answer, and all but one are told that it is not the first."""
         request = ask(example.create(sku, example.car()), example.price("1"))

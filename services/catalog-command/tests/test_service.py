@@ -374,6 +374,17 @@ class TestPolicy:
             for item in items[:-1]:
                 assert not (await log.read(item.product_id, after=-1, deadline=time.monotonic() + 5)).events
 
+    async def test_who_may_not_write_may_not_ask_what_writing_would_do(
+        self, gateway, transaction_tokens, example, sku, product
+    ):
+        """A dry run, and a command that changes nothing, never get to the log; the token is looked at all the same."""
+        await gateway.executed(example.item(product, example.create(sku, example.car())))
+        viewer = transaction_tokens(roles=["viewer"])
+        for fields in ({"dry_run": True}, {}):
+            item = example.item(product, example.create(sku, example.car()), transaction_token=viewer, **fields)
+            problem = await gateway.problem(item)
+            assert (problem.code, problem.reason) == (grpc.StatusCode.PERMISSION_DENIED.value[0], "SCOPE_MISSING")
+
     async def test_an_item_without_a_token_is_refused(self, service, example, sku, product):
         """There is no person by default."""
         async with service.connect(token="") as client:

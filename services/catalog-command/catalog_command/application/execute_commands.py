@@ -141,9 +141,6 @@ class ExecuteCommands:
     async def _execute(self, request: Execute) -> Executed:
         known, current = await self._first_look(request)
         for attempt in range(ATTEMPTS):
-            done = known.append_of(request.command_id)
-            if done is not None:
-                return await self._original(request, done)
             decision = _decision(request, known)
             if not current and not _is_to_be_written(decision, request):
                 known, current = await self._looked_up(request, known), True
