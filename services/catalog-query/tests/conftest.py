@@ -84,6 +84,10 @@ class Build:
         return events.PriceSet(price=events.Money(amount=amount, currency=currency))
 
     @staticmethod
+    def published() -> events.ProductPublished:
+        return events.ProductPublished()
+
+    @staticmethod
     def opaque(token: event_pb2.ConsistencyToken) -> str:
         return base64.urlsafe_b64encode(token.SerializeToString()).rstrip(b"=").decode()
 
@@ -221,7 +225,7 @@ def eventually() -> Any:
     return _eventually
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 async def databases(postgres) -> AsyncIterator[Callable[..., Awaitable[ReadDatabases]]]:
     """Makes the databases of a read model, migrated."""
     made: list[str] = []

@@ -45,7 +45,7 @@ def compose(query: Query) -> Select[Any, UUID, bytes]:
     if words is not None:
         statement = statement.where(Product.search.bool_op("@@")(words))
     if query.after is not None:
-        after = tuple_(literal(query.after.value, value.type), literal(query.after.product_id))
+        after = tuple_(literal(query.after.value, value.type), literal(query.after.product_id, Product.product_id.type))
         statement = statement.where(place < after if query.descending else place > after)
     order = (value, Product.product_id)
     return statement.order_by(*(one.desc() if query.descending else one.asc() for one in order)).limit(query.size)
