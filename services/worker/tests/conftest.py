@@ -391,6 +391,7 @@ class Workers:
             "lease_seconds": 3.0,
             "drain_seconds": 5.0,
             "sweep_seconds": 0.2,
+            "housekeeping_seconds": 0.2,
         } | more
 
     @asynccontextmanager

@@ -90,6 +90,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
                 jobs_at_once=settings.jobs_at_once,
                 lease=settings.lease_seconds,
                 sweep=settings.sweep_seconds,
+                housekeeping=settings.housekeeping_seconds,
                 drain=settings.drain_seconds,
                 maximum_stalls=settings.maximum_stalls,
                 upload_idle=settings.upload_idle_seconds,

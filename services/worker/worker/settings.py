@@ -17,6 +17,8 @@ class Settings(DatabaseSettings):
     """After how long without a sign of life a job is given to another worker."""
     sweep_seconds: float = Field(default=1.0, gt=0)
     """How often Postgres is asked for jobs that nobody rang for."""
+    housekeeping_seconds: float = Field(default=30.0, gt=0)
+    """How often files that are no longer needed, and broken uploads, are deleted."""
     maximum_stalls: int = Field(default=10, ge=1)
     """How often in a row a job may be begun without making progress before it is given up."""
 

@@ -31,7 +31,6 @@ from worker.entrypoints import metrics
 _INTERNAL = 13
 _DOWN = (RedisError, OSError, TimeoutError)
 _UNHEARD_SECONDS = 30.0
-_HOUSEKEEPING_SECONDS = 30.0
 _UPLOAD_IDLE_FACTOR = 20
 _LONGEST_DELAY = 60.0
 
@@ -47,6 +46,7 @@ class Pace:
     jobs_at_once: int
     lease: float
     sweep: float
+    housekeeping: float
     drain: float
     maximum_stalls: int
     upload_idle: float
@@ -142,7 +142,7 @@ class Runner:
                 _logger.warning("house was not kept", problem=error.reason)
             except _DOWN as error:
                 _logger.warning("house was not kept", problem=str(error))
-            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            await asyncio.sleep(self._pace.housekeeping)
 
     def _start(self, job: Job, claimed_at: float) -> None:
         attempt = Attempt(job, valid_until=claimed_at + self._pace.lease)
