@@ -30,6 +30,7 @@ class Databases:
 
     owner: Sequence[str]
     service: Sequence[str]
+    admin: Sequence[str]
 
 
 @dataclass
@@ -129,7 +130,12 @@ async def shards(postgres) -> Databases:
     """Two migrated databases, made once: making one takes a second, emptying it a millisecond."""
     owner = [await asyncio.to_thread(postgres.create_database, "event_store") for _ in range(2)]
     await upgrade("event_store.migrations", owner, "event_store")
-    return Databases(owner, [postgres.service_dsn(dsn, "event_store") for dsn in owner])
+    names = [dsn.partition("?")[0].rpartition("/")[2] for dsn in owner]
+    return Databases(
+        owner,
+        [postgres.service_dsn(name, "event_store") for name in names],
+        [postgres.superuser_dsn(name) for name in names],
+    )
 
 
 @pytest.fixture

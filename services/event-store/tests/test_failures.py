@@ -1,0 +1,313 @@
+"""What the log guarantees when several write at once, and when things break in mid-append."""
+
+import asyncio
+import random
+
+import asyncpg
+import pytest
+from almagest.eventstore.v1 import event_store_pb2
+from chassis.buckets import BucketMap, stream_bucket
+from chassis.errors import RemoteProblem
+from event_store.metrics import QUEUED
+
+
+class Blocker:
+    """Holds the counter of a shard, so that appends wait inside the database."""
+
+    def __init__(self, dsn):
+        self.dsn = dsn
+
+    async def __aenter__(self):
+        # Inside the transaction the activity would be shown as it was at first, so it is watched from another session.
+        self.watch = await asyncpg.connect(self.dsn)
+        self.connection = await asyncpg.connect(self.dsn)
+        self.transaction = self.connection.transaction()
+        await self.transaction.start()
+        await self.connection.execute("SELECT FROM head FOR UPDATE")
+        return self
+
+    async def sessions(self, count=1):
+        """The sessions that wait for the counter, once there are so many."""
+        async with asyncio.timeout(10):
+            while True:
+                rows = await self.watch.fetch(
+                    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND wait_event_type = 'Lock' AND query LIKE '%append_batch%'"
+                )
+                if len(rows) >= count:
+                    return [row["pid"] for row in rows]
+                await asyncio.sleep(0.01)
+
+    async def __aexit__(self, *_):
+        await self.transaction.rollback()
+        await self.connection.close()
+        await self.watch.close()
+
+
+async def count(dsn, query="SELECT count(*) FROM events"):
+    connection = await asyncpg.connect(dsn)
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close()
+
+
+def home(client, shard):
+    """A stream that lives on a shard."""
+    while BucketMap(2).shard_of(stream_bucket(stream := client.stream())) != shard:
+        pass
+    return stream
+
+
+async def test_positions_are_gapless_and_a_tail_misses_nothing_under_concurrent_writers(databases, replica):
+    """Sixteen writers on two replicas, in calls of random sizes with conflicts among them, and a reader that polls positions as they come."""
+    async with replica(databases, poll_seconds=0.02) as one, replica(databases, poll_seconds=0.02) as two:
+        chance = random.Random(7)
+        written = []
+        shared = [one.command.stream() for _ in range(5)]
+
+        async def write(client):
+            for _ in range(25):
+                items = [
+                    client.item(
+                        chance.choice([*shared, client.stream()]),
+                        chance.randint(1, 3),
+                        expected=chance.choice(["any", "any", "no_stream", 0]),
+                    )
+                    for _ in range(chance.randint(1, 6))
+                ]
+                for item, result in zip(items, await client.append(*items), strict=True):
+                    if result.HasField("appended"):
+                        written.extend(
+                            (item.stream, result.appended.first_revision + n) for n in range(len(item.events))
+                        )
+                    else:
+                        assert result.problem.reason == "REVISION_CONFLICT"
+
+        async def tail(client, seen):
+            async for message in client.stub.Subscribe(event_store_pb2.SubscribeRequest()):
+                seen.extend(message.events)
+
+        by_one, by_two = [], []
+        tails = [asyncio.create_task(tail(one.query, by_one)), asyncio.create_task(tail(two.query, by_two))]
+        await asyncio.gather(*(write(r.command) for r in (one, two) for _ in range(8)))
+        async with asyncio.timeout(20):
+            while min(len(by_one), len(by_two)) < len(written):
+                await asyncio.sleep(0.01)
+        for task in tails:
+            task.cancel()
+        await asyncio.gather(*tails, return_exceptions=True)
+        for seen in (by_one, by_two):
+            assert sorted((e.stream, e.revision) for e in seen) == sorted(written)
+            for shard in (0, 1):
+                positions = [e.position for e in seen if e.shard == shard]
+                assert positions == list(range(1, len(positions) + 1))
+        assert len(set(written)) == len(written)
+
+
+async def test_the_same_append_on_two_replicas_at_once_is_written_once(databases, replica):
+    """Whoever is second gets the first one's answer."""
+    async with replica(databases) as one, replica(databases) as two:
+        for _ in range(20):
+            item = one.command.item(one.command.stream(), 2, expected="no_stream")
+            [[a], [b], [c]] = await asyncio.gather(
+                one.command.appended(item), two.command.appended(item), one.command.appended(item)
+            )
+            assert (a.first_revision, a.position) == (b.first_revision, b.position) == (c.first_revision, c.position)
+            assert sorted([a.replayed, b.replayed, c.replayed]) == [False, True, True]
+        assert len(await one.command.read_all()) == 40
+
+
+async def test_an_append_whose_session_is_killed_is_settled(databases, replica):
+    """Killed before its commit: nothing of the batch is there, and every item is told so, to be sent again with the same id."""
+    async with replica(databases) as store:
+        stream = home(store.command, 0)
+        items = [store.command.item(stream, expected=e) for e in ("no_stream", 0, 1)]
+        async with Blocker(databases.admin[0]) as blocker:
+            call = asyncio.create_task(store.command.append(*items))
+            for pid in await blocker.sessions():
+                await blocker.watch.execute("SELECT pg_terminate_backend($1)", pid)
+            results = await call
+        assert [r.problem.reason for r in results] == ["SHARD_UNAVAILABLE"] * 3
+        assert all(float(r.problem.metadata["retry_after_seconds"]) > 0 for r in results)
+        assert await count(databases.owner[0]) == 0
+        assert [a.last_revision for a in await store.command.appended(*items)] == [0, 1, 2]
+        assert len(await store.command.read(stream)) == 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_moment_sessions_are_killed_at_each_append_happens_once(databases, replica, seed):
+    """Sessions die all the time; writers send an append again until it is acknowledged. In the end each is there exactly once, and what was acknowledged is there."""
+    async with replica(databases) as store:
+        chance = random.Random(seed)
+        done = asyncio.Event()
+        acknowledged = {}
+
+        async def kill():
+            killer = await asyncpg.connect(databases.admin[0])
+            killed = 0
+            while not done.is_set():
+                await asyncio.sleep(chance.random() * 0.02)
+                killed += await killer.fetchval(
+                    "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity"
+                    " WHERE usename = 'event_store' AND datname = current_database()"
+                )
+            await killer.close()
+            return killed
+
+        async def write():
+            for _ in range(20):
+                stream = home(store.command, 0)
+                item = store.command.item(stream, 2, expected="no_stream")
+                async with asyncio.timeout(30):
+                    while True:
+                        [result] = await store.command.append(item)
+                        if result.HasField("appended"):
+                            break
+                        assert result.problem.reason in {"SHARD_UNAVAILABLE", "OUTCOME_UNKNOWN"}
+                        await asyncio.sleep(0)
+                acknowledged[stream] = result.appended.position.position
+
+        killer = asyncio.create_task(kill())
+        await asyncio.gather(*(write() for _ in range(8)))
+        done.set()
+        assert await killer > 0
+        connection = await asyncpg.connect(databases.owner[0])
+        rows = await connection.fetch("SELECT stream, count(*), max(position) FROM events GROUP BY stream")
+        head = await connection.fetchval("SELECT position FROM head")
+        await connection.close()
+        assert {row["stream"]: (row["count"], row["max"]) for row in rows} == {
+            stream: (2, position) for stream, position in acknowledged.items()
+        }
+        assert head == 2 * len(acknowledged)
+
+
+async def test_a_caller_that_goes_away_halves_nothing(databases, replica):
+    """What was under way when the call was cancelled is written whole; what still waited is not written; the loop goes on."""
+    async with replica(databases, batch_appends=1) as store:
+        stream, waiting = home(store.command, 0), home(store.command, 0)
+        async with Blocker(databases.admin[0]) as blocker:
+            call = asyncio.create_task(
+                store.command.append(store.command.item(stream, 5), store.command.item(waiting, 5))
+            )
+            await blocker.sessions()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            # Another call arrives behind it; once it waits too, the first one's cancellation has been seen.
+            other = asyncio.create_task(store.command.appended(store.command.item(home(store.command, 0))))
+            with pytest.raises(RemoteProblem):
+                await store.command.append(store.command.item(home(store.command, 0)), timeout=0.3)
+        await other
+        assert len(await store.command.read(stream)) == 5
+        assert await store.command.read(waiting) == []
+
+
+async def test_a_shard_that_is_down_is_said_to_be_and_the_others_go_on(databases, replica, postgres):
+    """Appends and reads of the lost shard are refused with a hint when to try again; the other shard does not notice; it is used again when it is back."""
+    name = databases.owner[0].partition("?")[0].rpartition("/")[2]
+    async with replica(databases) as store:
+        lost, kept = home(store.command, 0), home(store.command, 1)
+        await store.command.appended(store.command.item(lost), store.command.item(kept))
+        admin = await asyncpg.connect(postgres.superuser_dsn())
+        try:
+            await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            await admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", name)
+            first, second = await store.command.append(store.command.item(lost), store.command.item(kept))
+            assert first.problem.reason == "SHARD_UNAVAILABLE"
+            assert first.problem.code == 14
+            assert float(first.problem.metadata["retry_after_seconds"]) > 0
+            assert second.appended.last_revision == 1
+            with pytest.raises(RemoteProblem) as caught:
+                await store.command.read(lost)
+            assert caught.value.reason == "SHARD_UNAVAILABLE"
+            assert caught.value.retry_after
+            assert len(await store.command.read(kept)) == 2
+        finally:
+            await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+            await admin.close()
+        [again] = await store.command.appended(store.command.item(lost))
+        assert again.last_revision == 1
+
+
+async def test_more_than_may_wait_is_refused_at_once(databases, replica):
+    """With the queue full the answer is RESOURCE_EXHAUSTED and nothing of it is written; what waited is written when it can be."""
+    async with replica(databases, queue_appends=4, batch_appends=1) as store:
+        item = store.command.item
+        async with Blocker(databases.admin[0]) as blocker:
+            first = asyncio.create_task(store.command.appended(item(home(store.command, 0))))
+            await blocker.sessions()
+            waiting = asyncio.create_task(store.command.appended(*(item(home(store.command, 0)) for _ in range(4))))
+            async with asyncio.timeout(10):
+                while QUEUED.labels("0")._value.get() < 4:
+                    await asyncio.sleep(0.01)
+            [result] = await store.command.append(item(home(store.command, 0)))
+            assert result.problem.reason == "QUEUE_FULL"
+            assert result.problem.code == 8
+            [other] = await store.command.append(item(home(store.command, 1)))
+            assert other.HasField("appended")
+        assert len(await first) == 1
+        assert len(await waiting) == 4
+        assert await count(databases.owner[0]) == 5
+
+
+async def test_an_item_that_is_under_way_when_its_time_is_over_says_so(databases, replica):
+    """It may have been written; the same id later tells that it was, once."""
+    async with replica(databases) as store:
+        item = store.command.item(home(store.command, 0), timeout=0.2)
+        async with Blocker(databases.admin[0]):
+            [result] = await store.command.append(item)
+            assert (result.problem.reason, result.problem.metadata["begun"]) == ("TOO_LATE", "true")
+        item.ClearField("timeout")
+        [answer] = await store.command.appended(item)
+        assert answer.replayed
+        assert await count(databases.owner[0]) == 1
+
+
+async def test_an_append_that_the_database_will_not_have_fails_alone(databases, replica):
+    """A batch with an append that violates something unforeseen is divided until the culprit is alone."""
+    owner = await asyncpg.connect(databases.owner[0])
+    await owner.execute("ALTER TABLE events ADD CONSTRAINT unforeseen CHECK (octet_length(payload) <> 13)")
+    try:
+        async with replica(databases) as store:
+            streams = [home(store.command, 0) for _ in range(9)]
+            async with Blocker(databases.admin[0]) as blocker:
+                first = asyncio.create_task(store.command.appended(store.command.item(home(store.command, 0))))
+                await blocker.sessions()
+                call = asyncio.create_task(
+                    store.command.append(
+                        *(store.command.item(s, [b"x" * (13 if n == 4 else 12)]) for n, s in enumerate(streams))
+                    )
+                )
+            results = await call
+            await first
+            assert [r.WhichOneof("outcome") for r in results] == ["appended"] * 4 + ["problem"] + ["appended"] * 4
+            assert results[4].problem.reason == "INTERNAL"
+            assert "unforeseen" not in str(results[4].problem)
+            positions = [e.position for e in await store.command.read_all(shards=[0])]
+            assert positions == list(range(1, 10))
+    finally:
+        await owner.execute("ALTER TABLE events DROP CONSTRAINT unforeseen")
+        await owner.close()
+
+
+async def test_the_service_may_not_change_what_is_written(databases, replica):
+    """Its role can call the one function and read, nothing else."""
+    async with replica(databases) as store:
+        await store.command.appended(store.command.item(home(store.command, 0)))
+    service = await asyncpg.connect(databases.service[0])
+    try:
+        for statement in (
+            "UPDATE events SET payload = ''",
+            "DELETE FROM events",
+            "TRUNCATE events",
+            "INSERT INTO appends VALUES (gen_random_uuid(), '', 'a-b', 0, 0, 1)",
+            "UPDATE head SET position = 0",
+            "UPDATE streams SET revision = 0",
+            "DROP FUNCTION append_batch",
+            "CREATE TABLE mine (a int)",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await service.execute(statement)
+    finally:
+        await service.close()
