@@ -222,3 +222,21 @@ async def test_a_taken_port_is_an_error_that_names_it(serve: ServiceFactory) -> 
         with pytest.raises(OSError, match=str(port)):
             async with serve(listen=f"127.0.0.1:{port}"):
                 pass
+
+
+async def test_connections_end_with_a_quarter_of_the_certificates_life_and_no_call_with_them(
+    serve: ServiceFactory, issue: Issue
+) -> None:
+    """An old handshake proves nothing for long: connections are renewed, and calls do not notice."""
+    peers: set[str] = set()
+
+    async def behaviour(_request: Any, context: Any) -> Any:
+        peers.add(context.peer())
+        return event_store_pb2.GetShardMapResponse()
+
+    async with serve(identity=issue("event-store", lifetime=6, age=0)) as service:
+        service.servicer.behaviour = behaviour
+        stub = service.stub(issue("gateway"))
+        async with asyncio.timeout(5):
+            while len(peers) < 2:
+                await stub.GetShardMap(REQUEST)

@@ -7,6 +7,7 @@ the use case; then its error through the service's table. Span, metrics and acce
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +17,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from chassis import policy as policies
-from chassis.caller import set_caller
+from chassis.caller import current_caller, set_caller
 from chassis.deadlines import set_deadline
 from chassis.errors import STATUS_DETAILS_KEY, ErrorTable, InvalidRequest, PermissionDenied, Unavailable, status_of
 from chassis.policy import Person, Policy, Rule
@@ -29,6 +30,7 @@ _SLOW_SECONDS = 1.0
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 _access = structlog.stdlib.get_logger("chassis.access")
+_access_level = logging.getLogger("chassis.access")
 
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -95,6 +97,11 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
             claims = await self._verifier.verify(metadata.get(METADATA_KEY, ""))
             claims.require(*rule.scopes)
             set_person(claims)
+        if left is None:
+            task = asyncio.current_task()
+            if task is not None:
+                self._endless.add(task)
+                task.add_done_callback(self._endless.discard)
 
     def problem(self, error: Exception) -> tuple[grpc.StatusCode, str, bytes]:
         """What a failed call answers: code, message, and the serialized `google.rpc.Status`."""
@@ -105,11 +112,6 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
     def draining(self) -> bool:
         """Whether the server is on its way out."""
         return self._draining
-
-    def endless(self, task: asyncio.Task[Any]) -> None:
-        """Remember a stream without a deadline until it ends."""
-        self._endless.add(task)
-        task.add_done_callback(self._endless.discard)
 
 
 class _Malformed:
@@ -150,21 +152,13 @@ class _Call:
         self._metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
         self._code = grpc.StatusCode.OK
         self._began = door.metrics.begin()
-        self._span = tracing.tracer().start_span(
-            door.span_name,
-            context=tracing.context_from(self._metadata.get(tracing.TRACEPARENT, "")),
-            kind=SpanKind.SERVER,
-            attributes=door.attributes,
+        self._span = tracing.continue_trace(
+            self._metadata.get(tracing.TRACEPARENT, ""), door.span_name, SpanKind.SERVER, door.attributes
         )
-        tracing.make_current(self._span)
 
     async def admit(self) -> None:
         door = self._door
         await door.interceptor.admit(self._context, self._metadata, door.rule, streaming=door.streaming)
-        if door.streaming and self._context.time_remaining() is None:  # pyright: ignore[reportUnnecessaryComparison]
-            task = asyncio.current_task()
-            if task is not None:
-                door.interceptor.endless(task)
 
     async def fail(self, error: BaseException) -> None:
         """Answer an exception of the use case; returns when it must be raised as it is."""
@@ -200,13 +194,19 @@ class _Call:
                 span.set_status(Status(StatusCode.ERROR, code.name))
         # Every failed, slow or traced call has its line; the others only when somebody debugs, since a line costs as
         # much as a small call.
-        level = _access.info if recorded or code is not grpc.StatusCode.OK or seconds > _SLOW_SECONDS else _access.debug
-        level("rpc", method=self._door.method, code=code.name, seconds=round(seconds, 6), caller=self._caller())
-        span.end()
+        if recorded or code is not grpc.StatusCode.OK or seconds > _SLOW_SECONDS:
+            _access.info("rpc", method=self._door.method, code=code.name, seconds=round(seconds, 6), caller=_caller())
+        elif _access_level.isEnabledFor(logging.DEBUG):
+            _access.debug("rpc", method=self._door.method, code=code.name, seconds=round(seconds, 6), caller=_caller())
+        if recorded:
+            span.end()
 
-    def _caller(self) -> str:
-        names = self._context.auth_context().get("peer_spiffe_id", ())
-        return next(iter(names), b"").decode(errors="replace")
+
+def _caller() -> str:
+    try:
+        return str(current_caller())
+    except LookupError:
+        return ""
 
 
 def _as_code(code: Any) -> grpc.StatusCode:
