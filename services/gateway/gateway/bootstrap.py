@@ -1,6 +1,6 @@
 """The composition root: who we are, the way to the services, and the application on top of them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from chassis.http import Readiness
@@ -20,10 +20,10 @@ _REDIS_SECONDS = 0.25
 
 
 @asynccontextmanager
-async def gateway(settings: Settings) -> AsyncIterator[tuple[Application, Readiness]]:
+async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readiness]]:
     """The application with its real ports, which are closed at the end."""
     async with AsyncExitStack() as stack:
-        chassis = await stack.enter_async_context(Chassis.open(SERVICE, settings))
+        chassis = await stack.enter_async_context(Chassis[Settings].open(SERVICE, settings))
         channels = {
             "auth": chassis.channel("auth", retryable=auth.RETRYABLE),
             "catalog-command": chassis.channel("catalog-command"),

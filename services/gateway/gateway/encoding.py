@@ -2,8 +2,10 @@
 
 Out: decimals as exact strings, times as RFC 3339 with `Z`, UUIDs in their usual form.
 
-In: one text has one meaning. A key that is there twice means different things to different parsers, `NaN` is no JSON, a number of a thousand digits
-costs time that nobody has, and a thousand brackets cost the stack of somebody further in. All of these are refused before anything looks at
+In: one text has one meaning. A key that is there twice means different things to different parsers, `NaN` is no JSON,
+a number of a thousand digits
+costs time that nobody has, and a thousand brackets cost the stack of somebody further in. All of these are refused
+before anything looks at
 the content.
 """
 
@@ -18,7 +20,8 @@ from pydantic import BaseModel
 MAXIMUM_DEPTH = 32
 MAXIMUM_DIGITS = 32
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
-# Strings are stepped over as a whole, so that brackets in them do not count. An unfinished string swallows the rest: the parser will refuse it.
+# Strings are stepped over as a whole, so that brackets in them do not count. An unfinished string swallows the rest:
+# the parser will refuse it.
 _STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 
@@ -74,7 +77,9 @@ def _check_depth(body: bytes) -> None:
 
 
 def _check_escapes(value: Any) -> None:
-    """Escapes can write what UTF-8 cannot: half a surrogate pair, which is no character. NUL is one that no database takes."""
+    """Escapes can write what UTF-8 cannot: half a surrogate pair, which is no character. NUL is one that no
+    database takes.
+    """
     if isinstance(value, str):
         if "\0" in value:
             raise InvalidJson("The body has the character U+0000 in a string.")

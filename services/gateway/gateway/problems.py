@@ -1,12 +1,15 @@
 """Problems (RFC 9457): the one table from whatever goes wrong to what a client is told.
 
-Everything that fails behind the door arrives as a `RemoteProblem` with a gRPC status and a reason; what fails at the door is raised as a
-`Refused`. Both become the same JSON. Texts of unexpected exceptions never do: they go to the log, under the trace id that the client is given.
+Everything that fails behind the door arrives as a `RemoteProblem` with a gRPC status and a reason; what fails at the
+door is raised as a
+`Refused`. Both become the same JSON. Texts of unexpected exceptions never do: they go to the log, under the trace id
+that the client is given.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 import grpc
@@ -232,22 +235,22 @@ def _remote(error: RemoteProblem, asked: Asked) -> Answer:
         _logger.error("refused by a service", problem_reason=problem.reason, detail=error.detail)
         return _answer(500, "INTERNAL", UNEXPECTED, asked)
     status = status_of(problem, asked)
-    if status == 500:
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _logger.error("a service failed", problem_reason=problem.reason, detail=error.detail)
         return _answer(500, "INTERNAL", UNEXPECTED, asked)
     headers: dict[str, str] = {}
-    if status in (429, 503):
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         headers["Retry-After"] = str(max(DEFAULT_RETRY_SECONDS, math.ceil(error.retry_after or 0)))
-    if status == 401:
+    if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="almagest", error="invalid_token"'
+    errors = [(name, item.description) for item in problem.violations if (name := public_field(item.field, asked.path))]
     return _answer(
         status,
         problem.reason or TITLES[status].upper().replace(" ", "_"),
-        problem.message,
+        # The service's own sentence begins with a path that the client never wrote.
+        f"{errors[0][0]}: {errors[0][1]}" if errors else problem.message,
         asked,
-        errors=[
-            (name, item.description) for item in problem.violations if (name := public_field(item.field, asked.path))
-        ],
+        errors=errors,
         metadata=dict(problem.metadata),
         headers=headers,
     )
@@ -287,7 +290,8 @@ _RENAMED: Mapping[str, str] = {
 
 
 def public_field(field_path: str, request_path: str = "") -> str:
-    """The field of the public request that a field of an internal message came from; empty when there is none of its own.
+    """The field of the public request that a field of an internal message came from; empty when there is none of its
+    own.
 
     `commands[0].create.description.car.vehicle.make` is `attributes.make` to the client.
     """

@@ -1,6 +1,5 @@
 """What clients get: the shapes that OpenAPI documents, and how they are made of what the services answer."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -60,19 +59,19 @@ class User(Shape):
         )
 
 
-ROLES: Mapping[str, auth_pb2.Role] = {
+ROLES = {
     "viewer": auth_pb2.ROLE_VIEWER,
     "editor": auth_pb2.ROLE_EDITOR,
     "admin": auth_pb2.ROLE_ADMIN,
 }
-_ROLE_NAMES: Mapping[int, Any] = {number: name for name, number in ROLES.items()}
+_ROLE_NAMES = {number: name for name, number in ROLES.items()}
 
 
 class Tokens(Shape):
     """The tokens of a session."""
 
     access_token: Annotated[str, Field(description="For the Authorization header.")]
-    token_type: Annotated[str, Field(examples=["Bearer"])] = "Bearer"
+    token_type: Annotated[str, Field(examples=["Bearer"])] = "Bearer"  # noqa: S105 - a name
     expires_at: Annotated[datetime, Field(description="When the access token ends.")]
     refresh_token: Annotated[str, Field(description="For `/v1/sessions:refresh`, good once.")]
     session_expires_at: Annotated[datetime, Field(description="When the session ends at the latest.")]
@@ -287,7 +286,7 @@ class JobPage(Shape):
     next_cursor: str | None
 
 
-STATES: Mapping[str, jobs_pb2.JobState] = {
+STATES = {
     "queued": jobs_pb2.JOB_STATE_QUEUED,
     "running": jobs_pb2.JOB_STATE_RUNNING,
     "succeeded": jobs_pb2.JOB_STATE_SUCCEEDED,
@@ -296,7 +295,7 @@ STATES: Mapping[str, jobs_pb2.JobState] = {
 }
 _STATE_NAMES = {number: name for name, number in STATES.items()}
 ENDED = frozenset({jobs_pb2.JOB_STATE_SUCCEEDED, jobs_pb2.JOB_STATE_FAILED, jobs_pb2.JOB_STATE_CANCELLED})
-FORMATS: Mapping[str, jobs_pb2.ImportFormat] = {
+FORMATS = {
     "ndjson": jobs_pb2.IMPORT_FORMAT_NDJSON,
     "csv": jobs_pb2.IMPORT_FORMAT_CSV,
 }

@@ -1,14 +1,16 @@
 """The HTTP servers that the gateway can run on: Granian unless the settings say otherwise.
 
-All three run in this process and on its one event loop. Granian's usual way, a parent that watches over worker processes, is not taken: supervision is
-Kubernetes' or the local runtime's, a parent that is killed leaves a worker that holds the port, and a process more costs memory for nothing.
+All three run in this process and on its one event loop. Granian's usual way, a parent that watches over worker
+processes, is not taken: supervision is
+Kubernetes' or the local runtime's, a parent that is killed leaves a worker that holds the port, and a process more
+costs memory for nothing.
 """
 
 import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, cast
 
 import structlog
@@ -121,7 +123,7 @@ async def _granian(application: Application, settings: Settings, stop: asyncio.E
 
 
 async def _hypercorn(application: Application, settings: Settings, stop: asyncio.Event) -> None:
-    from hypercorn.asyncio import serve as hypercorn  # noqa: PLC0415
+    import hypercorn.asyncio  # noqa: PLC0415
     from hypercorn.config import Config  # noqa: PLC0415
 
     host, port = address(settings)
@@ -141,7 +143,8 @@ async def _hypercorn(application: Application, settings: Settings, stop: asyncio
     async def told() -> None:
         await stop.wait()
 
-    serving = asyncio.create_task(hypercorn(cast("Any", application), config, shutdown_trigger=told))
+    run = cast("Any", hypercorn.asyncio).serve
+    serving = asyncio.create_task(run(application, config, shutdown_trigger=told))
     try:
         await _ended(serving, stop)
         await serving
@@ -157,7 +160,7 @@ async def _uvicorn(application: Application, settings: Settings, stop: asyncio.E
         """Without signal handlers: the process has its own."""
 
         @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
+        def capture_signals(self) -> Generator[None]:
             yield
 
     host, port = address(settings)

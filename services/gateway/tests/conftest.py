@@ -4,7 +4,7 @@ import asyncio
 import base64
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -18,6 +18,8 @@ from almagest.jobs.v1 import jobs_pb2
 from almagest.rpc.v1 import problem_pb2
 from chassis.errors import RemoteProblem
 from chassis.http import Readiness
+from chassis.telemetry.logging import configure_logging
+from chassis.telemetry.tracing import configure_tracing, shutdown_tracing
 from gateway.app import create_app
 from gateway.application.ports import Auth, CatalogCommand, CatalogQuery, Claim, KeyMemory, Person, Ports, Worker
 from gateway.settings import Settings
@@ -27,9 +29,7 @@ PASSWORD = "correct horse battery staple"
 
 
 def problem(code: grpc.StatusCode, reason: str, message: str = "No.", **metadata: str) -> RemoteProblem:
-    return RemoteProblem(
-        problem_pb2.Problem(code=code.value[0], reason=reason, message=message, metadata=metadata)
-    )
+    return RemoteProblem(problem_pb2.Problem(code=code.value[0], reason=reason, message=message, metadata=metadata))
 
 
 def violation(code: grpc.StatusCode, reason: str, field: str, description: str) -> RemoteProblem:
@@ -139,6 +139,7 @@ class Catalog(CatalogCommand, CatalogQuery):
         self.gate: asyncio.Event | None = None
         self.cancelled = 0
         self.began = asyncio.Event()
+        self.gave_up = asyncio.Event()
 
     async def _pass(self) -> None:
         self.began.set()
@@ -149,6 +150,7 @@ class Catalog(CatalogCommand, CatalogQuery):
                 await self.gate.wait()
             except asyncio.CancelledError:
                 self.cancelled += 1
+                self.gave_up.set()
                 raise
 
     async def execute(self, item: command_pb2.CommandItem) -> command_pb2.Executed:
@@ -166,7 +168,7 @@ class Catalog(CatalogCommand, CatalogQuery):
         self.answered[item.command_id] = (item.fingerprint, executed)
         return executed
 
-    def _decide(self, item: command_pb2.CommandItem) -> command_pb2.Executed:
+    def _decide(self, item: command_pb2.CommandItem) -> command_pb2.Executed:  # noqa: PLR0912 - one per command
         known = self.documents.get(item.product_id)
         revision = int(str(known["revision"])) if known else 0
         if item.HasField("expected_revision") and known and item.expected_revision != revision:
@@ -264,7 +266,9 @@ class Catalog(CatalogCommand, CatalogQuery):
                 results.append(query_pb2.GetProductResult(problem=error.problem))
         return results
 
-    def _page(self, request: query_pb2.ListProductsRequest | query_pb2.SearchProductsRequest) -> tuple[list[bytes], str]:
+    def _page(
+        self, request: query_pb2.ListProductsRequest | query_pb2.SearchProductsRequest
+    ) -> tuple[list[bytes], str]:
         if request.page_token and not request.page_token.isdigit():
             raise violation(grpc.StatusCode.INVALID_ARGUMENT, "BAD_PAGE_TOKEN", "page_token", "is for another question")
         if request.filter.price_from and not request.filter.currency:
@@ -321,6 +325,8 @@ class FakeWorker(Worker):
         self.headers: list[jobs_pb2.ImportHeader] = []
         self.by_command: dict[str, str] = {}
         self.aborted = 0
+        self.began = asyncio.Event()
+        self.gave_up = asyncio.Event()
         self.limit = 50_000_000
         self.watch_gate: asyncio.Event | None = None
         self.unwatched = 0
@@ -329,6 +335,7 @@ class FakeWorker(Worker):
         self, header: jobs_pb2.ImportHeader, chunks: AsyncIterator[bytes], person: Person
     ) -> jobs_pb2.Job:
         self.headers.append(header)
+        self.began.set()
         if header.command_id in self.by_command:
             return self.jobs[self.by_command[header.command_id]]
         parts: list[bytes] = []
@@ -336,9 +343,10 @@ class FakeWorker(Worker):
             async for chunk in chunks:
                 parts.append(chunk)
                 if sum(map(len, parts)) > self.limit:
-                    raise problem(grpc.StatusCode.RESOURCE_EXHAUSTED, "FILE_TOO_LARGE")
+                    raise problem(grpc.StatusCode.RESOURCE_EXHAUSTED, "FILE_TOO_LARGE")  # noqa: TRY301 - counted below
         except BaseException:
             self.aborted += 1
+            self.gave_up.set()
             raise
         if not parts:
             raise problem(grpc.StatusCode.INVALID_ARGUMENT, "FILE_EMPTY")
@@ -444,6 +452,14 @@ def settings(authority, identity) -> Settings:
         drain_seconds=2.0,
         upload_idle_seconds=1.0,
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def telemetry(settings: Settings) -> Iterator[None]:
+    configure_logging("gateway", "CRITICAL")
+    configure_tracing(settings, "gateway")
+    yield
+    shutdown_tracing()
 
 
 @pytest.fixture

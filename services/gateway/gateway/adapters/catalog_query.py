@@ -1,6 +1,7 @@
 """Reads of single products travel together (see `chassis.coalescing`).
 
-Those that must wait for a write to become visible travel apart from those that need not: a batch is answered when its slowest item is.
+Those that must wait for a write to become visible travel apart from those that need not: a batch is answered when its
+slowest item is.
 """
 
 from collections.abc import Sequence

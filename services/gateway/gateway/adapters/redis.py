@@ -1,4 +1,5 @@
 import time
+from typing import Any, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -18,7 +19,7 @@ _logger = structlog.stdlib.get_logger(__name__)
 class RedisKeyMemory(KeyMemory):
     """Keys in Redis. While it is away, it is asked once a second."""
 
-    def __init__(self, redis: "Redis[bytes]") -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._away_until = 0.0
 
@@ -26,15 +27,16 @@ class RedisKeyMemory(KeyMemory):
         if self._away():
             return Claim.NEW
         try:
-            known = await self._redis.set(
-                _PREFIX + key, _RUNNING + fingerprint, nx=True, get=True, px=int(seconds * 1000)
+            known: bytes | None = cast(
+                "Any",
+                await self._redis.set(_PREFIX + key, _RUNNING + fingerprint, nx=True, get=True, px=int(seconds * 1000)),
             )
         except (RedisError, OSError, TimeoutError) as error:
             self._gone(error)
             return Claim.NEW
         if known is None:
             return Claim.NEW
-        if bytes(known[1:]) != fingerprint:
+        if known[1:] != fingerprint:
             return Claim.OTHER
         return Claim.DONE if known[:1] == _DONE else Claim.RUNNING
 

@@ -1,13 +1,15 @@
 """The same request twice has one effect.
 
-The key of the client and the person make the command id, which the log keeps with the answer for ever: that is what makes repeats safe, on any
-replica and after any crash. The memory beside it only says no sooner, where the log could not: to a key that comes with another
+The key of the client and the person make the command id, which the log keeps with the answer for ever: that is what
+makes repeats safe, on any
+replica and after any crash. The memory beside it only says no sooner, where the log could not: to a key that comes
+with another
 request before anything is decided, and to a repeat of a request that still runs.
 """
 
 import hashlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -38,7 +40,9 @@ class Command:
 
 
 def fingerprint(method: str, target: str, if_match: str, body: bytes) -> bytes:
-    """The digest of what a request asks for. Each part is preceded by its length, so that no two requests read the same."""
+    """The digest of what a request asks for. Each part is preceded by its length, so that no two requests read the
+    same.
+    """
     digest = hashlib.sha256()
     for part in (method.encode(), target.encode(), if_match.encode(), body):
         digest.update(len(part).to_bytes(8, "big"))
@@ -52,8 +56,9 @@ def command_id(person: Person, key: str | None) -> str:
 
 
 @asynccontextmanager
-async def once(memory: KeyMemory, person: Person, key: str | None, digest: bytes) -> AsyncIterator[Command]:
-    """A write that may be a repeat. When the block raises, the key may be tried again at once: whether anything happened, the log knows.
+async def once(memory: KeyMemory, person: Person, key: str | None, digest: bytes) -> AsyncGenerator[Command]:
+    """A write that may be a repeat. When the block raises, the key may be tried again at once: whether anything
+    happened, the log knows.
 
     Raises:
         KeyUsedOtherwise: The key came with another request before.

@@ -1,7 +1,10 @@
-"""What the gateway needs of others. In earnest these are the adapters, in its tests fakes that hold to the same contract.
+"""What the gateway needs of others. In earnest these are the adapters, in its tests fakes that hold to the same
+contract.
 
-Calls that fail raise `chassis.errors.RemoteProblem` with the problem that the service named. All of them end by the deadline of the request.
-Messages are those of the services: this is their published language, and a third form of the same fields would only be one more to keep right.
+Calls that fail raise `chassis.errors.RemoteProblem` with the problem that the service named. All of them end by the
+deadline of the request.
+Messages are those of the services: this is their published language, and a third form of the same fields would only
+be one more to keep right.
 """
 
 import enum
@@ -105,7 +108,9 @@ class Worker(Protocol):
     async def submit_import(
         self, header: jobs_pb2.ImportHeader, chunks: AsyncIterator[bytes], person: Person
     ) -> jobs_pb2.Job:
-        """Pass a file on while it comes. An exception out of `chunks` aborts the call, of which nothing is kept, and is raised here."""
+        """Pass a file on while it comes. An exception out of `chunks` aborts the call, of which nothing is kept,
+        and is raised here.
+        """
         ...
 
     async def get_job(self, job_id: str, person: Person) -> jobs_pb2.Job:
@@ -148,7 +153,9 @@ class KeyMemory(Protocol):
     """
 
     async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Claim:
-        """Remember that a request with this key and fingerprint runs, for at most `seconds`, unless the key is known."""
+        """Remember that a request with this key and fingerprint runs, for at most `seconds`, unless the key is
+        known.
+        """
         ...
 
     async def done(self, key: str, fingerprint: bytes) -> None:

@@ -9,10 +9,12 @@ from urllib.parse import urlencode
 
 from almagest.eventstore.v1 import event_pb2
 from chassis.buckets import BucketMap
-from fastapi import Depends, Header, Request, Security
+from fastapi import Depends, Header, Path, Request, Security
 from fastapi.security import HTTPBearer
+from pydantic import BeforeValidator
 from starlette.responses import Response
 
+from gateway import types
 from gateway.application.people import InvalidAccessToken, People
 from gateway.application.ports import Person, Ports
 from gateway.encoding import encode
@@ -65,6 +67,8 @@ def ports_of(request: Request) -> Ports:
     return ports
 
 
+Reference = Annotated[types.ProductReference, Path(), BeforeValidator(lambda text: text.replace("%2F", "/"))]
+"""A product in a path. A slash in a SKU comes as its escape, which the frame of the request has kept."""
 Asker = Annotated[Person, Depends(person)]
 Backends = Annotated[Ports, Depends(ports_of)]
 IdempotencyKey = Annotated[
@@ -72,7 +76,7 @@ IdempotencyKey = Annotated[
     Header(
         alias="Idempotency-Key",
         pattern="^[!-~]{1,200}$",
-        description="Makes a repeat of this request safe: the same key with the same request gets the original answer, for ever.",
+        description="Makes a repeat safe: the same key with the same request gets the original answer, for ever.",
         examples=["order-4711"],
     ),
 ]
@@ -81,7 +85,7 @@ IfMatch = Annotated[
     Header(
         alias="If-Match",
         pattern=r'^\s*(\*|"[0-9]{1,19}")\s*$',
-        description="The entity tag that was read: when the product has another by now, nothing is changed (412). `*`: it must exist.",
+        description="The entity tag that was read: if the product has another by now, nothing changes (412). `*`: any.",
         examples=['"3"'],
     ),
 ]
@@ -90,7 +94,7 @@ IfNoneMatch = Annotated[
     Header(
         alias="If-None-Match",
         max_length=1000,
-        description="Entity tags that are known: 304 if one is current.",
+        description="Known entity tags: 304 if one is current.",
         examples=['"3"'],
     ),
 ]
@@ -100,7 +104,7 @@ Consistency = Annotated[
         alias=CONSISTENCY,
         max_length=4000,
         description=(
-            "Tokens that writes answered, separated by commas: the read waits until they are visible, within its time, or answers 503 "
+            "Tokens that writes answered, separated by commas: the read waits until they are visible, or answers 503 "
             "with Retry-After."
         ),
     ),

@@ -1,4 +1,6 @@
-"""How operations are documented: which problems each can answer, which headers, which body. `entrypoints/openapi.py` puts it together."""
+"""How operations are documented: which problems each can answer, which headers, which body.
+`entrypoints/openapi.py` puts it together.
+"""
 
 from collections.abc import Mapping
 from typing import Any

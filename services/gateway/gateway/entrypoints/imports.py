@@ -26,7 +26,10 @@ _ANYTHING = frozenset(
     {"", "application/octet-stream", "text/plain", "application/json", "application/x-www-form-urlencoded"}
 )
 _FILE = {"type": "string", "format": "binary"}
-_ROW = '{"sku":"volvo-v60-2026","kind":"car","name":"Volvo V60","attributes":{"make":"Volvo","model":"V60","model_year":2026}}\n'
+_ROW = (
+    '{"sku":"volvo-v60-2026","kind":"car","name":"Volvo V60","category":"vehicles/estate",'
+    '"attributes":{"make":"Volvo","model":"V60","model_year":2026},"price":{"amount":"52900.00","currency":"EUR"}}\n'
+)
 _BODY = {
     "requestBody": {
         "required": True,

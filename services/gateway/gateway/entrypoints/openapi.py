@@ -1,6 +1,7 @@
 """The OpenAPI document: FastAPI's, completed with what it cannot know, and a rendition in 3.0 for the docs page.
 
-The newest Swagger UI that comes as a wheel draws OpenAPI 3.0 only, so the page gets the same document with the few words of 3.1 that differ
+The newest Swagger UI that comes as a wheel draws OpenAPI 3.0 only, so the page gets the same document with the few
+words of 3.1 that differ
 put into the older form. What is published is 3.1.
 """
 
@@ -18,8 +19,10 @@ TITLE = "Almagest"
 VERSION = "1.0.0"
 _DESCRIPTION = """A product catalog in which every change is an event that can be explained.
 
-Log in at `/v1/sessions`, send the access token as `Authorization: Bearer`. Every write answers a `consistency_token`: a read that
-carries it in `Almagest-Consistency` waits until it sees that write. Every answer names its trace in `Trace-Id`. Errors are
+Log in at `/v1/sessions`, send the access token as `Authorization: Bearer`. Every write answers a `consistency_token`:
+a read that
+carries it in `Almagest-Consistency` waits until it sees that write. Every answer names its trace in `Trace-Id`.
+Errors are
 `application/problem+json` (RFC 9457), with a stable `reason`.
 """
 _TAGS = [

@@ -1,6 +1,7 @@
 """Products: written through commands, read from the read model, explained from the log.
 
-Reading one product is what this system does most. It is a plain Starlette route, documented by hand: FastAPI's dependencies and
+Reading one product is what this system does most. It is a plain Starlette route, documented by hand: FastAPI's
+dependencies and
 validation would cost more than everything else that the request needs of this process.
 """
 
@@ -10,11 +11,10 @@ from typing import Annotated, Any
 import orjson
 from almagest.catalog.v1 import command_pb2, query_pb2
 from chassis.telemetry.tracing import inject
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import types
 from gateway.application.ports import Person, Ports
 from gateway.encoding import encode
 from gateway.entrypoints.bodies import JsonBody
@@ -26,6 +26,7 @@ from gateway.entrypoints.dependencies import (
     IdempotencyKey,
     IfMatch,
     IfNoneMatch,
+    Reference,
     json_response,
     matches,
     next_link,
@@ -63,7 +64,6 @@ from gateway.requests import (
 )
 
 router = APIRouter(tags=["products"])
-Reference = Annotated[types.ProductReference, Path()]
 
 _CAR: dict[str, Any] = {
     "sku": "volvo-v60-2026",
@@ -85,7 +85,7 @@ _CAR: dict[str, Any] = {
 _DESCRIBED = {key: value for key, value in _CAR.items() if key not in ("sku", "price", "publish")}
 _WRITTEN = success("What became of it", Changed, ETAG, READ_HEADERS, IDEMPOTENCY)
 _WRITE = problems(*ASKED, *WITH_BODY, *WRITE, 404, 412)
-_SORTS: dict[str | None, query_pb2.ProductSort] = {
+_SORTS = {
     None: query_pb2.PRODUCT_SORT_UNSPECIFIED,
     "name": query_pb2.PRODUCT_SORT_NAME,
     "-name": query_pb2.PRODUCT_SORT_NAME_DESCENDING,
@@ -100,7 +100,9 @@ _SORTS: dict[str | None, query_pb2.ProductSort] = {
 async def read_product(
     ports: Ports, person: Person, product_id: str, consistency: str | None
 ) -> query_pb2.ProductDocument:
-    """A product, after the writes of all the given tokens. Each waits by itself; the newest answer has seen all of them."""
+    """A product, after the writes of all the given tokens. Each waits by itself; the newest answer has seen all of
+    them.
+    """
     tokens = tokens_of(consistency) if consistency else ()
     traceparent = inject()
     items = [
@@ -111,8 +113,11 @@ async def read_product(
     ]
     if len(items) == 1:
         return await ports.catalog_query.product(items[0])
-    async with asyncio.TaskGroup() as group:
-        reads = [group.create_task(ports.catalog_query.product(item)) for item in items]
+    try:
+        async with asyncio.TaskGroup() as group:
+            reads = [group.create_task(ports.catalog_query.product(item)) for item in items]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
     return max((read.result() for read in reads), key=lambda document: document.revision)
 
 
@@ -313,7 +318,9 @@ async def batch_get_products(
 async def get_history(
     request: Request, product_id: Reference, person: Asker, page: Annotated[Page, Query()], ports: Backends
 ) -> Response:
-    """Each event of a product from the log, with its actor, reason and trace, and the fields of the document that it changed."""
+    """Each event of a product from the log, with its actor, reason and trace, and the fields of the document that
+    it changed.
+    """
     answer = await ports.catalog_query.history(
         query_pb2.GetProductHistoryRequest(
             product_id=product_id_of(product_id), page_size=page.page_size, page_token=page.cursor or ""

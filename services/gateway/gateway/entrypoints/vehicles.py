@@ -1,11 +1,10 @@
 from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from gateway import types
-from gateway.entrypoints.dependencies import Asker, Backends, Consistency, IfNoneMatch, product_id_of
+from gateway.entrypoints.dependencies import Asker, Backends, Consistency, IfNoneMatch, Reference, product_id_of
 from gateway.entrypoints.documentation import ASKED, ETAG, LINK, READ_HEADERS, problems, success
 from gateway.entrypoints.products import document_response, list_request, page_response, read_product
 from gateway.problems import Refused
@@ -45,7 +44,7 @@ async def list_vehicles(
     },
 )
 async def get_vehicle(
-    product_id: Annotated[types.ProductReference, Path()],
+    product_id: Reference,
     person: Asker,
     ports: Backends,
     known: IfNoneMatch = None,

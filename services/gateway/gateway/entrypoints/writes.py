@@ -1,6 +1,8 @@
-"""What all writes of products have in common: once, at the revision that was read, and answered with what became of it."""
+"""What all writes of products have in common: once, at the revision that was read, and answered with what became
+of it.
+"""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from almagest.catalog.events.v1 import product_events_pb2 as events
@@ -27,7 +29,7 @@ from gateway.requests import CarAttributes, GeneralAttributes, Money, TruckAttri
 @asynccontextmanager
 async def a_write(
     request: Request, ports: Ports, person: Person, key: str | None, body: bytes | None = None
-) -> AsyncIterator[Command]:
+) -> AsyncGenerator[Command]:
     """A write that has its effect once, however often it is asked for with the same key.
 
     Raises:

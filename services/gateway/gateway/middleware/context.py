@@ -9,8 +9,9 @@ from urllib.parse import unquote
 
 import structlog
 from chassis.deadlines import set_deadline
-from chassis.telemetry.tracing import context_from, make_current, tracer
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from chassis.telemetry.tracing import context_from, tracer
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from prometheus_client import Counter, Gauge, Histogram
 
 from gateway.problems import Answer, Asked, Refused, answer_to
@@ -47,17 +48,20 @@ _NO_STORE = (b"cache-control", b"no-store")
 class _Outcome:
     """What became of a request."""
 
-    __slots__ = ("gone", "status")
+    __slots__ = ("complete", "gone", "status")
 
     def __init__(self) -> None:
         self.status = 0
+        self.complete = False
         self.gone = False
 
 
 class RequestContext:
-    """Wraps the application. `route_names` are the path templates by endpoint, for metrics and span names.
+    """Wraps the application. `route_name` gives the path template of a request that was routed, for metrics and span
+    names.
 
-    Reads are given up when their client goes away. Writes are not: their outcome is worth knowing by the repeat that is sure to come.
+    Reads are given up when their client goes away. Writes are not: their outcome is worth knowing by the repeat that
+    is sure to come.
     """
 
     def __init__(
@@ -66,12 +70,12 @@ class RequestContext:
         *,
         request_seconds: float,
         maximum_header_bytes: int,
-        route_names: Callable[[Scope], str],
+        route_name: Callable[[Scope], str],
     ) -> None:
         self._application = application
         self._request_seconds = request_seconds
         self._maximum_header_bytes = maximum_header_bytes
-        self._route_names = route_names
+        self._route_name = route_name
         self._metrics: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +91,7 @@ class RequestContext:
         size, traceparent, prefer, if_match = self._look_at(scope["headers"])
         set_deadline(self._deadline(prefer))
         span = tracer().start_span(method, context=context_from(traceparent), kind=SpanKind.SERVER)
-        make_current(span)
+        otel_context.attach(set_span_in_context(span))
         trace_id = format(span.get_span_context().trace_id, "032x")
         asked = Asked(method, scope["path"], trace_id, if_match)
         scope["almagest.asked"] = asked
@@ -96,23 +100,26 @@ class RequestContext:
         _running.inc()
         try:
             size += len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
-            if size > self._maximum_header_bytes:
-                raise Refused(
-                    431, "HEADERS_TOO_LARGE", f"Path and headers are larger than {self._maximum_header_bytes} bytes."
-                )
+            self._check_size(size)
             _check_target(scope)
             await self._run(scope, receive, send, outcome)
         except Exception as error:
             if outcome.status == 0:
                 await _say(answer_to(error, asked), send)
-            else:
+            elif not outcome.complete:
                 # Half an answer is sent; the server cuts the connection, so that nobody takes it for a whole one.
-                _logger.error("failed while answering", exc_info=error)
+                _logger.exception("failed while answering")
                 outcome.status = _SERVER_ERROR
                 raise
         finally:
             _running.dec()
             self._finish(scope, span, method, outcome, time.perf_counter() - began)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._maximum_header_bytes:
+            raise Refused(
+                431, "HEADERS_TOO_LARGE", f"Path and headers are larger than {self._maximum_header_bytes} bytes."
+            )
 
     @staticmethod
     def _look_at(headers: list[tuple[bytes, bytes]]) -> tuple[int, str, str, bool]:
@@ -161,7 +168,7 @@ class RequestContext:
                 watch.cancel()
 
     def _finish(self, scope: Scope, span: Span, method: str, outcome: _Outcome, took: float) -> None:
-        route = self._route_names(scope)
+        route = self._route_name(scope)
         if method not in _METHODS:
             method = "other"
         key = (method, route, outcome.status)
@@ -213,6 +220,8 @@ class _Sender:
             if _NO_STORE[0] not in names:
                 headers.append(_NO_STORE)
             message["headers"] = headers
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._outcome.complete = True
         await self._send(message)
 
 
