@@ -164,18 +164,17 @@ async def backend(
     add = built.processes.__setitem__
     add(
         "auth",
-        built.process(
-            "auth", ALMAGEST_DATABASE_URLS=json.dumps(users), ALMAGEST_KEY_ENCRYPTION_KEY_FILE=str(key)
-        ),
+        built.process("auth", ALMAGEST_DATABASE_URLS=json.dumps(users), ALMAGEST_KEY_ENCRYPTION_KEY_FILE=str(key)),
     )
     auth = {"ALMAGEST_AUTH_TARGET": built.target("auth")}
     add(
         "event-store",
-        built.process(
-            "event-store", ALMAGEST_DATABASE_URLS=json.dumps(events), ALMAGEST_REDIS_URL=valkey.url, **auth
-        ),
+        built.process("event-store", ALMAGEST_DATABASE_URLS=json.dumps(events), ALMAGEST_REDIS_URL=valkey.url, **auth),
     )
-    add("catalog-command", built.process("catalog-command", ALMAGEST_EVENT_STORE_TARGET=built.target("event-store"), **auth))
+    add(
+        "catalog-command",
+        built.process("catalog-command", ALMAGEST_EVENT_STORE_TARGET=built.target("event-store"), **auth),
+    )
     try:
         for process in built.processes.values():
             process.start()
@@ -404,7 +403,9 @@ class Workers:
         """A worker in a process of its own, ready."""
         told = self.told(**more)
         told["database_urls"] = json.dumps(told["database_urls"])
-        process = self.backend.process("worker", **{f"ALMAGEST_{name.upper()}": str(value) for name, value in told.items()})
+        process = self.backend.process(
+            "worker", **{f"ALMAGEST_{name.upper()}": str(value) for name, value in told.items()}
+        )
         self._processes.append(process)
         process.start()
         await eventually(process.ready)

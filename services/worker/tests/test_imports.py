@@ -41,7 +41,9 @@ async def test_an_import_creates_prices_and_publishes_and_again_changes_nothing(
 
 
 @pytest.mark.parametrize("on_error", [SKIP, STOP])
-async def test_a_later_import_changes_what_differs(workers: Any, editor: Any, backend: Any, rows: Any, on_error: Any) -> None:
+async def test_a_later_import_changes_what_differs(
+    workers: Any, editor: Any, backend: Any, rows: Any, on_error: Any
+) -> None:
     """Only the rows that say something else change their product."""
     names = rows.skus(300)
     first = [rows.row(sku) for sku in names]

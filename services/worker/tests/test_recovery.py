@@ -221,9 +221,7 @@ async def test_sigterm_gives_the_job_back_at_once(
         await proven(client, backend, await client.ended(job_id), names, refused)
 
 
-async def test_two_workers_share_the_jobs_and_never_one_job(
-    workers: Any, editor: Any, backend: Any, rows: Any
-) -> None:
+async def test_two_workers_share_the_jobs_and_never_one_job(workers: Any, editor: Any, backend: Any, rows: Any) -> None:
     """Twelve imports over two processes: each was begun once."""
     files = [an_import(rows, 150) for _ in range(12)]
     first, second = await workers.elsewhere(jobs_at_once=2, **SMALL), await workers.elsewhere(jobs_at_once=2, **SMALL)

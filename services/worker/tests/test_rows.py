@@ -68,7 +68,9 @@ def test_general_products_and_trucks_have_their_own_attributes() -> None:
     """Each kind has its message."""
     general = from_json({**CAR, "kind": "general", "attributes": {"brand": "IKEA", "properties": {"colour": "blue"}}})
     bare = from_json({key: CAR[key] for key in ("sku", "name", "category")} | {"kind": "general"})
-    truck = from_json({**CAR, "kind": "truck", "attributes": {"make": "M", "model": "T", "model_year": 2020, "payload_kg": 9}})
+    truck = from_json(
+        {**CAR, "kind": "truck", "attributes": {"make": "M", "model": "T", "model_year": 2020, "payload_kg": 9}}
+    )
     assert isinstance(general, ImportRow)
     assert isinstance(bare, ImportRow)
     assert isinstance(truck, ImportRow)
@@ -79,7 +81,9 @@ def test_general_products_and_trucks_have_their_own_attributes() -> None:
 
 def test_csv_says_the_same_as_ndjson() -> None:
     """The same product in both formats is the same commands."""
-    header = b"sku,kind,name,text,category,make,model,model_year,body_styles,doors,price_amount,price_currency,publish,vin"
+    header = (
+        b"sku,kind,name,text,category,make,model,model_year,body_styles,doors,price_amount,price_currency,publish,vin"
+    )
     line = b'V60-1,car,Volvo V60,"A car: blue",vehicles/estate,Volvo,V60,2020,Estate; Wagon,5,12999.00,EUR,TRUE,'
     row, same = csv_reader(header).read(record(line)), from_json(CAR)
     assert isinstance(row, ImportRow)
@@ -156,7 +160,11 @@ def test_what_is_no_json_object_is_refused_by_line(line: bytes | None, reason: s
 )
 def test_a_wrong_field_is_named(change: dict[str, Any], field: str) -> None:
     """Types are strict, unknown fields are refused, and money is no binary float; the report names field and SKU."""
-    row = from_json(b'{"price": {"amount": 1' + b"0" * 30 + b"}}") if change is None else from_json(_dumps({**CAR, **change}))
+    row = (
+        from_json(b'{"price": {"amount": 1' + b"0" * 30 + b"}}")
+        if change is None
+        else from_json(_dumps({**CAR, **change}))
+    )
     assert isinstance(row, RefusedRow)
     assert row.problem.reason == "ROW_INVALID"
     assert [name for name, _ in row.problem.violations] == [field]

@@ -165,9 +165,7 @@ async def test_a_watcher_at_another_worker_hears_of_changes_at_once(
 
 
 @pytest.mark.usefixtures("fresh_redis")
-async def test_a_watcher_without_redis_finds_out_by_looking(
-    workers: Any, editor: Any, rows: Any, valkey: Any
-) -> None:
+async def test_a_watcher_without_redis_finds_out_by_looking(workers: Any, editor: Any, rows: Any, valkey: Any) -> None:
     """The poll is enough."""
     content = rows.ndjson([rows.row(sku) for sku in rows.skus(3)])
     valkey.kill()
@@ -178,7 +176,7 @@ async def test_a_watcher_without_redis_finds_out_by_looking(
             assert (await watching.ended(job.job_id)).state == jobs_pb2.JOB_STATE_SUCCEEDED
 
 
-async def test_a_watch_that_is_given_up_leaves_no_listener(workers: Any, editor: Any) -> None:
+async def test_a_watch_that_is_given_up_harms_nobody(workers: Any, editor: Any) -> None:
     """Neither does one of a job that does not exist."""
     async with workers.here(**DEAF) as port, workers.client(port, editor) as client:
         job_id = (await client.submit(b"x")).job_id

@@ -51,7 +51,9 @@ async def test_the_same_command_gets_the_original_job(client: Any, workers: Any)
 
 
 @pytest.mark.parametrize("difference", [{"content": b"b"}, {"dry_run": True}, {"name": "other"}, {"on_error": 2}])
-async def test_a_command_id_with_another_request_is_refused(client: Any, workers: Any, difference: dict[str, Any]) -> None:
+async def test_a_command_id_with_another_request_is_refused(
+    client: Any, workers: Any, difference: dict[str, Any]
+) -> None:
     """Another file, or the same with other options."""
     command_id = str(uuid.uuid4())
     first = await client.submit(b"a", command_id=command_id)
@@ -108,9 +110,7 @@ async def test_an_upload_whose_client_goes_away_leaves_nothing(
             stored.set()
             await asyncio.Event().wait()
 
-        call = asyncio.create_task(
-            client.stub.SubmitImport(requests(), metadata=await client.metadata(), timeout=30)
-        )
+        call = asyncio.create_task(client.stub.SubmitImport(requests(), metadata=await client.metadata(), timeout=30))
         await stored.wait()
         if cut % 4:
             await until(lambda: workers.database.fetch("SELECT FROM job_file_chunks"))
@@ -170,9 +170,7 @@ async def test_an_upload_whose_worker_died_is_swept(workers: Any, editor: Any, u
         await until(lambda: nothing_left(workers.database))
 
 
-async def test_the_file_of_an_ended_job_is_deleted_after_its_retention(
-    workers: Any, editor: Any, until: Any
-) -> None:
+async def test_the_file_of_an_ended_job_is_deleted_after_its_retention(workers: Any, editor: Any, until: Any) -> None:
     """Not before, and the job and its report stay."""
 
     async def files() -> list[Any]:
@@ -209,9 +207,7 @@ async def test_the_file_of_an_ended_job_is_deleted_after_its_retention(
         ([jobs_pb2.SubmitImportRequest(header=jobs_pb2.ImportHeader())], "header.command_id"),
     ],
 )
-async def test_an_upload_begins_with_a_right_header(
-    client: Any, workers: Any, requests: list[Any], field: str
-) -> None:
+async def test_an_upload_begins_with_a_right_header(client: Any, workers: Any, requests: list[Any], field: str) -> None:
     """Nothing is stored before that."""
     with pytest.raises(RemoteProblem) as refused:
         await client.stub.SubmitImport(iter(requests), metadata=await client.metadata(), timeout=10)
@@ -234,7 +230,9 @@ async def test_an_upload_begins_with_a_right_header(
         ({"reason": "a\x00"}, "header.options.reason"),
     ],
 )
-async def test_a_wrong_header_is_named_by_field(client: Any, workers: Any, header: Any, change: Any, field: str) -> None:
+async def test_a_wrong_header_is_named_by_field(
+    client: Any, workers: Any, header: Any, change: Any, field: str
+) -> None:
     """Whatever is wrong with the announcement."""
     request = header(1)
     for name, value in change.items():

@@ -16,7 +16,7 @@ class GrpcCatalog:
         self,
         items: Sequence[command_pb2.CommandItem],
         *,
-        timeout: float,  # noqa: ASYNC109 - goes out as the call's deadline
+        timeout: float,
     ) -> Sequence[command_pb2.CommandResult]:
         """Decide items; a result for each.
 
