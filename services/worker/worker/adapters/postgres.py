@@ -265,7 +265,7 @@ class PostgresJobs:
             raise LeaseLost(job_id, attempt)
 
     async def release(self, job_id: uuid.UUID, attempt: int, *, delay: float, excused: bool) -> bool:
-        """Give the job back, due after `delay` seconds; `excused`: the attempt does not count as one without progress."""
+        """Give the job back, due after `delay` seconds; `excused`: the attempt does not count as without progress."""
         async with connected(self._database) as connection:
             return await connection.execute(_RELEASE, job_id, attempt, delay, excused) == "UPDATE 1"
 
