@@ -23,7 +23,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         self.spans: list[tuple[str, Span]] = []
         self._changed = threading.Condition()
 
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002 - the name and form that gRPC gives it
+    def Export(self, request: Any, context: Any) -> Any:
         with self._changed:
             for resource in request.resource_spans:
                 names = {item.key: item.value.string_value for item in resource.resource.attributes}
