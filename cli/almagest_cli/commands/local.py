@@ -4,7 +4,7 @@ import datetime as dt
 import os
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -146,12 +146,18 @@ def logs(
     names = [process] if process else [name for name in _PROCESSES if where.log(name).exists()]
     if not any(where.log(name).exists() for name in names):
         raise CommandError(f"There are no logs in {where.logs}.", hint="Has `almagest up` run here?")
-    gathered = [line for name in names for line in _last_lines(name, where.log(name), lines)]
+    files = {name: where.log(name) for name in names}
+    # Opened before the last lines are read, so that none falls between those and the ones that follow.
+    followed = {name: _Followed(path) for name, path in files.items()} if follow else {}
+    gathered = [
+        line
+        for name, path in files.items()
+        for line in _last_lines(name, path, lines, end=followed[name].end if follow else None)
+    ]
     for line in sorted(gathered, key=lambda line: line.time) if process is None else gathered:
         line.show(as_json=as_json, named=process is None)
-    if follow:
-        for line in _follow({name: where.log(name) for name in names}):
-            line.show(as_json=as_json, named=process is None)
+    for line in _follow(followed):
+        line.show(as_json=as_json, named=process is None)
 
 
 class _Line:
@@ -190,32 +196,54 @@ class _Line:
             out.print(escape(str(trouble)))
 
 
-def _last_lines(process: str, log: Path, count: int) -> list[_Line]:
+def _last_lines(process: str, log: Path, count: int, *, end: int | None) -> list[_Line]:
     """The end of a log. A line that tells no time has that of the line before it, so that it stays behind it."""
-    lines = [_Line(process, text) for text in tail(log, count).splitlines()] if count else []
+    lines = [_Line(process, text) for text in tail(log, count, end=end).splitlines()] if count else []
     for before, line in pairwise(lines):
         line.time = line.time or before.time
     return lines
 
 
-def _follow(files: dict[str, Path]) -> Iterator[_Line]:
-    """Lines as they are written, across the rotation at a restart."""
-    opened: dict[str, tuple[TextIO, int]] = {}
-    for name, path in files.items():
-        if path.exists():
-            file = path.open(encoding="utf-8", errors="replace")
-            file.seek(0, os.SEEK_END)
-            opened[name] = (file, os.fstat(file.fileno()).st_ino)
-    while True:
+class _Followed:
+    """A log that is read on as it is written, across the rotation at a restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+        self._open()
+        self.end = 0 if self._file is None else self._file.seek(0, os.SEEK_END)
+
+    def lines(self) -> Iterator[str]:
+        """The whole lines that came since the last call."""
+        if self._file is not None:
+            place = self._file.tell()
+            while (line := self._file.readline()).endswith("\n"):
+                yield line.rstrip("\n")
+                place = self._file.tell()
+            # Half a line is read again when it is whole.
+            self._file.seek(place)
+        if self._path.exists() and (
+            self._file is None or self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino
+        ):
+            self._open()
+
+    def _open(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        try:
+            self._file = self._path.open(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            self._file = None
+
+
+def _follow(followed: Mapping[str, _Followed]) -> Iterator[_Line]:
+    """Lines as they are written, for ever; none if nothing is followed."""
+    while followed:
         idle = True
-        for name, path in files.items():
-            if name in opened:
-                for line in opened[name][0]:
-                    idle = False
-                    yield _Line(name, line.rstrip("\n"))
-            if path.exists() and (name not in opened or path.stat().st_ino != opened[name][1]):
-                file = path.open(encoding="utf-8", errors="replace")
-                opened[name] = (file, os.fstat(file.fileno()).st_ino)
+        for name, log in followed.items():
+            for text in log.lines():
+                idle = False
+                yield _Line(name, text)
         if idle:
             time.sleep(_FOLLOW_SECONDS)
 

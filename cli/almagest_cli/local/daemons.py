@@ -145,13 +145,14 @@ class Daemon:
         return tail(self.log_file, lines)
 
 
-def tail(path: Path, lines: int) -> str:
-    """The last lines of a file; empty if there is none."""
+def tail(path: Path, lines: int, *, end: int | None = None) -> str:
+    """The last lines of a file, of as much of it as there was at size `end`; empty if there is none."""
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - lines * 4096))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+            size = file.seek(0, os.SEEK_END) if end is None else end
+            begin = max(0, size - lines * 4096)
+            file.seek(begin)
+            return "\n".join(file.read(size - begin).decode(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
 
