@@ -13,9 +13,11 @@ class Settings(DatabaseSettings):
     key_encryption_key_file: Path | None = None
     """32 random bytes in base64, kept apart from the databases and their backups. All but `migrate` need it."""
     access_token_seconds: int = Field(default=600, ge=10, le=3600)
+    """How long an access token is good for."""
     session_seconds: int = Field(default=14 * 24 * 3600, ge=60)
     """When a session ends at the latest, however often it is refreshed."""
     transaction_token_seconds: int = Field(default=60, ge=5, le=60)
+    """How long a transaction token is good for, and with it the work of a session that has ended."""
     key_publication_seconds: int = Field(default=600, ge=0)
     """How long a signing key is published before it may sign: longer than verifiers keep the key set."""
     key_refresh_seconds: float = Field(default=10, gt=0)

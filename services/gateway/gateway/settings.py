@@ -11,11 +11,13 @@ class Settings(ServiceSettings):
     """Settings of the gateway. `listen` is where it serves HTTPS."""
 
     listen: str = "127.0.0.1:8443"
+    """Where HTTPS is served, as host:port."""
     tls_certificate: Path
     """The public certificate, leaf first, in PEM."""
     tls_key: Path
     """Its key, in PEM as PKCS#8."""
     http_server: HttpServer = "granian"
+    """Which server serves it: `granian`, `hypercorn` or `uvicorn` (HTTP/1.1 only)."""
     redis_url: str | None = None
     """Where idempotency keys are remembered; unset: only in the log."""
     request_seconds: float = Field(default=10.0, gt=0)

@@ -8,6 +8,7 @@ class Settings(DatabaseSettings):
     """Limits, leases, and how much is done at once. There is one jobs database."""
 
     database_urls: tuple[str, ...] = Field(min_length=1, max_length=1)
+    """The DSN of the jobs database, of which there is one."""
     redis_url: str
     """The doorbell. Without an answer from there jobs start up to `sweep_seconds` later."""
 
