@@ -215,6 +215,10 @@ class _Followed:
 
     def lines(self) -> Iterator[str]:
         """The whole lines that came since the last call."""
+        # Asked first: to a log that was put aside nothing is added, so what is read now is the rest of it.
+        renewed = self._path.exists() and (
+            self._file is None or self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino
+        )
         if self._file is not None:
             place = self._file.tell()
             while (line := self._file.readline()).endswith("\n"):
@@ -222,9 +226,7 @@ class _Followed:
                 place = self._file.tell()
             # Half a line is read again when it is whole.
             self._file.seek(place)
-        if self._path.exists() and (
-            self._file is None or self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino
-        ):
+        if renewed:
             self._open()
 
     def _open(self) -> None:
