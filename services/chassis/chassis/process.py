@@ -88,6 +88,7 @@ class Chassis(Generic[Settings]):
         chassis = cls(service, settings)
         configure_tracing(settings, service)
         watch = asyncio.create_task(chassis.identity.watch(settings.identity_poll_seconds))
+        watch.add_done_callback(_end_process_unless_cancelled)
         try:
             yield chassis
         finally:
@@ -138,6 +139,13 @@ class Chassis(Generic[Settings]):
         """Close the channels."""
         channels, self._channels = self._channels, []
         await asyncio.gather(*(channel.close() for channel in channels), return_exceptions=True)
+
+
+def _end_process_unless_cancelled(watch: asyncio.Task[None]) -> None:
+    """A process that no longer sees its certificates change would fail hours later, far from the cause."""
+    if not watch.cancelled():
+        _logger.critical("the identity is no longer watched", exc_info=watch.exception())
+        signal.raise_signal(signal.SIGTERM)
 
 
 Bootstrap = Callable[[Settings, Chassis[Settings]], AbstractAsyncContextManager[Assembly]]
@@ -228,6 +236,8 @@ class _Running(Generic[Settings]):
             self._http.stop()
             await asyncio.gather(serving, return_exceptions=True)
         await self._stack.aclose()
+        if self.failed.done():
+            self.failed.exception()
 
 
 @asynccontextmanager

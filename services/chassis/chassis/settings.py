@@ -64,6 +64,7 @@ class DatabaseSettings(ServiceSettings):
     migration_database_urls: tuple[str, ...] | None = None
     """The same databases as their owner; unset: `database_urls`."""
     pool_size: int = Field(default=8, ge=1)
-    """Connections per shard. The hot paths send one batch at a time, so few connections carry many requests."""
+    """Connections per shard. Measured with 64 callers on two cores: writes gain nothing beyond four connections,
+    batched reads are fastest with eight (2,800 batches of 64 a second with one, 4,800 with eight, 3,100 with 32)."""
     service_role: str | None = None
     """The role that migrations grant access to; unset: the service's name with underscores."""

@@ -32,7 +32,11 @@ def spiffe_id_of(certificate: x509.Certificate) -> SpiffeId:
 
 
 def _require_leaf(certificate: x509.Certificate) -> None:
-    for extension in certificate.extensions:
+    try:
+        extensions = list(certificate.extensions)
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError) as error:
+        raise InvalidIdentity("the extensions of the certificate cannot be read") from error
+    for extension in extensions:
         if extension.oid == ExtensionOID.BASIC_CONSTRAINTS and isinstance(extension.value, x509.BasicConstraints):
             if extension.value.ca:
                 raise InvalidIdentity("the certificate is that of an authority, not of a workload")

@@ -7,23 +7,18 @@ in place, and the old one is closed when its calls have ended.
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Self
 
 import grpc
 import orjson
 import structlog
-from opentelemetry import trace
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 
-from chassis.deadlines import remaining, timeout_for
-from chassis.errors import STATUS_DETAILS_KEY, RemoteProblem, Unavailable, remote_problem
+from chassis.errors import Unavailable
 from chassis.identity.source import Identity, IdentitySource
 from chassis.identity.spiffe import SpiffeId
 from chassis.rpc import METADATA_BYTES
-from chassis.telemetry import tracing
-from chassis.telemetry.metrics import CLIENT, RpcMetrics
-from chassis.tokens import METADATA_KEY, person_or_none
+from chassis.rpc.calls import StreamMethod, UnaryMethod
 
 _READY_SECONDS = 5.0
 _DRAIN_SECONDS = 30.0
@@ -31,7 +26,7 @@ _DRAIN_SECONDS = 30.0
 _logger = structlog.stdlib.get_logger(__name__)
 
 
-class _Connection:
+class Connection:
     """One real channel, opened with one identity, and how many calls use it."""
 
     def __init__(self, target: str, identity: Identity, options: list[tuple[str, Any]]) -> None:
@@ -46,10 +41,12 @@ class _Connection:
         self._idle.set()
 
     def begin(self) -> None:
+        """A call begins to use it."""
         self._calls += 1
         self._idle.clear()
 
     def end(self) -> None:
+        """A call has ended."""
         self._calls -= 1
         if self._calls == 0:
             self._idle.set()
@@ -95,7 +92,7 @@ class Channel(grpc.aio.Channel):
         self._unsubscribe = identity.subscribe(self._identity_changed)
 
     @property
-    def connection(self) -> _Connection:
+    def connection(self) -> Connection:
         """The present connection.
 
         Raises:
@@ -105,8 +102,8 @@ class Channel(grpc.aio.Channel):
             raise Unavailable("The service is shutting down.")
         return self._connection
 
-    def _open(self, identity: Identity) -> _Connection:
-        return _Connection(self._target, identity, self._options)
+    def _open(self, identity: Identity) -> Connection:
+        return Connection(self._target, identity, self._options)
 
     def _identity_changed(self, _identity: Identity) -> None:
         if self._swapping is None and not self._closed:
@@ -176,7 +173,7 @@ class Channel(grpc.aio.Channel):
         _registered_method: bool = False,  # noqa: FBT001, FBT002 - gRPC's signature
     ) -> Any:
         """What generated stubs call a unary method by."""
-        return _UnaryMethod(self, "unary_unary", method, request_serializer, response_deserializer)
+        return UnaryMethod(self, "unary_unary", method, request_serializer, response_deserializer)
 
     def stream_unary(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -186,7 +183,7 @@ class Channel(grpc.aio.Channel):
         _registered_method: bool = False,  # noqa: FBT001, FBT002
     ) -> Any:
         """What generated stubs call a client-streaming method by; it takes an iterator of requests."""
-        return _UnaryMethod(self, "stream_unary", method, request_serializer, response_deserializer)
+        return UnaryMethod(self, "stream_unary", method, request_serializer, response_deserializer)
 
     def unary_stream(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -196,7 +193,7 @@ class Channel(grpc.aio.Channel):
         _registered_method: bool = False,  # noqa: FBT001, FBT002
     ) -> Any:
         """What generated stubs call a server-streaming method by."""
-        return _StreamMethod(self, "unary_stream", method, request_serializer, response_deserializer)
+        return StreamMethod(self, "unary_stream", method, request_serializer, response_deserializer)
 
     def stream_stream(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -206,224 +203,7 @@ class Channel(grpc.aio.Channel):
         _registered_method: bool = False,  # noqa: FBT001, FBT002
     ) -> Any:
         """What generated stubs call a method by that streams both ways."""
-        return _StreamMethod(self, "stream_stream", method, request_serializer, response_deserializer)
-
-
-class _Method:
-    """One method on a channel, whichever connection is the present one."""
-
-    def __init__(self, channel: Channel, kind: str, method: str, serializer: Any, deserializer: Any) -> None:
-        self._channel = channel
-        self._kind = kind
-        self._method = method
-        self._serializer = serializer
-        self._deserializer = deserializer
-        self._name = method.lstrip("/")
-        service, _, name = self._name.partition("/")
-        self._attributes = {
-            "rpc.system": "grpc",
-            "rpc.service": service,
-            "rpc.method": name,
-            "peer.service": channel.service,
-        }
-        self._metrics = RpcMetrics(CLIENT, method)
-        self._made_for: _Connection | None = None
-        self._made: Any = None
-
-    def _callable(self, connection: _Connection) -> Any:
-        if connection is not self._made_for:
-            make: Callable[..., Any] = getattr(connection.channel, self._kind)
-            self._made = make(self._method, self._serializer, self._deserializer)
-            self._made_for = connection
-        return self._made
-
-    def _begin_span(self) -> tuple[Span, str]:
-        """A client span when the present one is recorded, and the traceparent to send in any case.
-
-        Work that belongs to no request, such as a batch of many, sends a trace of its own that is not recorded, so that
-        it does not use up what the other side may record.
-        """
-        current = trace.get_current_span().get_span_context()
-        if current.is_valid and current.trace_flags.sampled:
-            span = tracing.tracer().start_span(self._name, kind=SpanKind.CLIENT, attributes=self._attributes)
-            return span, tracing.traceparent_of(span.get_span_context())
-        if current.is_valid:
-            return INVALID_SPAN, tracing.traceparent_of(current)
-        return INVALID_SPAN, tracing.unrecorded()
-
-    def _metadata(self, given: Any, traceparent: str) -> list[tuple[str, Any]]:
-        metadata = [(key, value) for key, value in given or ()]
-        metadata.append((tracing.TRACEPARENT, traceparent))
-        person = person_or_none()
-        if person is not None and all(key != METADATA_KEY for key, _ in metadata):
-            metadata.append((METADATA_KEY, person.token))
-        return metadata
-
-    def _problem(self, error: grpc.aio.AioRpcError) -> RemoteProblem:
-        trailing: Any = error.trailing_metadata()
-        details = trailing.get(STATUS_DETAILS_KEY) if trailing is not None else None
-        return remote_problem(
-            error.code(),
-            service=self._channel.service,
-            details=error.details(),
-            status_details=details if isinstance(details, bytes) else None,
-        )
-
-    def _cut_off(self, error: asyncio.CancelledError) -> RemoteProblem:
-        """The problem of a call that ended because its connection was closed under it, which gRPC tells as a
-        cancellation.
-
-        Raises:
-            CancelledError: It is our own task that was cancelled.
-        """
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise error
-        return remote_problem(
-            grpc.StatusCode.UNAVAILABLE, service=self._channel.service, details="connection closed", status_details=None
-        )
-
-
-def _finish(span: Span, code: grpc.StatusCode) -> None:
-    if span is INVALID_SPAN:
-        return
-    span.set_attribute("rpc.grpc.status_code", code.value[0])
-    if code is not grpc.StatusCode.OK:
-        span.set_status(Status(StatusCode.ERROR, code.name))
-    span.end()
-
-
-class _UnaryMethod(_Method):
-    """A method that answers once."""
-
-    async def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        wait_for_ready: bool | None = None,
-        **_ignored: Any,
-    ) -> Any:
-        limit = timeout_for(self._channel.default_timeout if timeout is None else timeout)
-        connection = self._channel.connection
-        span, traceparent = self._begin_span()
-        code = grpc.StatusCode.CANCELLED
-        began = self._metrics.begin()
-        connection.begin()
-        try:
-            answer = await self._callable(connection)(
-                request, timeout=limit, metadata=self._metadata(metadata, traceparent), wait_for_ready=wait_for_ready
-            )
-        except grpc.aio.AioRpcError as error:
-            code = error.code()
-            raise self._problem(error) from error
-        except asyncio.CancelledError as error:
-            problem = self._cut_off(error)
-            code = problem.code
-            raise problem from error
-        else:
-            code = grpc.StatusCode.OK
-            return answer
-        finally:
-            connection.end()
-            self._metrics.end(began, code)
-            _finish(span, code)
-
-
-class _StreamMethod(_Method):
-    """A method that answers many times. A deadline is set only when one is given, or when the present call has one."""
-
-    def __call__(
-        self,
-        request: Any = None,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        wait_for_ready: bool | None = None,
-        **_ignored: Any,
-    ) -> "StreamCall":
-        limit = timeout
-        if timeout is not None or remaining() is not None:
-            limit = timeout_for(timeout if timeout is not None else float("inf"))
-        connection = self._channel.connection
-        span, traceparent = self._begin_span()
-        began = self._metrics.begin()
-        connection.begin()
-        try:
-            call = self._callable(connection)(
-                request, timeout=limit, metadata=self._metadata(metadata, traceparent), wait_for_ready=wait_for_ready
-            )
-        except BaseException:
-            connection.end()
-            self._metrics.end(began, grpc.StatusCode.UNKNOWN)
-            _finish(span, grpc.StatusCode.UNKNOWN)
-            raise
-
-        async def measure() -> None:
-            code: grpc.StatusCode = await call.code()
-            self._metrics.end(began, code)
-            _finish(span, code)
-
-        def done(_call: Any) -> None:
-            connection.end()
-            self._channel.spawn(measure())
-
-        call.add_done_callback(done)
-        return StreamCall(call, self._problem, self._cut_off)
-
-
-class StreamCall:
-    """A streaming call that runs: iterate over it, or `read()`; leaving the loop, or `cancel()`, ends it."""
-
-    def __init__(
-        self,
-        call: Any,
-        problem: Callable[[grpc.aio.AioRpcError], RemoteProblem],
-        cut_off: Callable[[asyncio.CancelledError], RemoteProblem],
-    ) -> None:
-        self._call = call
-        self._problem = problem
-        self._cut_off = cut_off
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        try:
-            async for message in self._call:
-                yield message
-        except grpc.aio.AioRpcError as error:
-            raise self._problem(error) from error
-        except asyncio.CancelledError as error:
-            raise self._cut_off(error) from error
-        finally:
-            self._call.cancel()
-
-    async def read(self) -> Any:
-        """The next message, or `grpc.aio.EOF`."""
-        return await self._mapped(self._call.read())
-
-    async def write(self, request: Any) -> None:
-        """Send a message, on a call that streams both ways."""
-        await self._mapped(self._call.write(request))
-
-    async def done_writing(self) -> None:
-        """Say that no more messages are sent."""
-        await self._mapped(self._call.done_writing())
-
-    async def _mapped(self, step: Any) -> Any:
-        try:
-            return await step
-        except grpc.aio.AioRpcError as error:
-            raise self._problem(error) from error
-        except asyncio.CancelledError as error:
-            raise self._cut_off(error) from error
-
-    def cancel(self) -> bool:
-        """End the call; answers whether it was still running."""
-        return bool(self._call.cancel())
-
-    def done(self) -> bool:
-        """Whether the call has ended."""
-        return bool(self._call.done())
+        return StreamMethod(self, "stream_stream", method, request_serializer, response_deserializer)
 
 
 def _options(spiffe_id: SpiffeId, retryable: frozenset[str], max_message_bytes: int) -> list[tuple[str, Any]]:
