@@ -1,6 +1,7 @@
 """The frame of each request: its trace, its deadline, its limits, its metrics, and an answer whatever happens."""
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -26,6 +27,9 @@ UNMATCHED = "unmatched"
 _CLIENT_GONE = 499
 _SERVER_ERROR = 500
 _LOOK_AFTER_SECONDS = 0.05
+_REFUSED = 400
+_DRAIN_BYTES = 4 * 1024 * 1024
+_DRAIN_SECONDS = 1.0
 _SAFE = frozenset({"GET", "HEAD"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
@@ -96,7 +100,9 @@ class RequestContext:
         asked = Asked(method, scope["path"], trace_id, if_match)
         scope["almagest.asked"] = asked
         outcome = _Outcome()
-        send = _Sender(send, outcome, trace_id.encode())
+        if method not in _SAFE:
+            receive = _Receiver(receive)
+        send = _Sender(send, outcome, trace_id.encode(), receive)
         _running.inc()
         try:
             size += len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
@@ -200,13 +206,44 @@ class RequestContext:
         span.end()
 
 
+class _Receiver:
+    """Knows whether the body has been read.
+
+    A request may be refused before its body has come. Many clients take an answer that comes while they still send
+    for an error of the
+    connection, and never see it; so some of the rest is taken and thrown away first, though not all that anybody
+    might send.
+    """
+
+    __slots__ = ("_over", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._over = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._over = True
+        return message
+
+    async def drain(self) -> None:
+        """Take what still comes, within bounds of size and time."""
+        taken = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not self._over and taken < _DRAIN_BYTES:
+                    taken += len((await self()).get("body", b""))
+
+
 class _Sender:
     """Adds to each answer what all of them have."""
 
-    __slots__ = ("_outcome", "_send", "_trace_id")
+    __slots__ = ("_outcome", "_receive", "_send", "_trace_id")
 
-    def __init__(self, send: Send, outcome: _Outcome, trace_id: bytes) -> None:
+    def __init__(self, send: Send, outcome: _Outcome, trace_id: bytes, receive: Receive) -> None:
         self._send = send
+        self._receive = receive
         self._outcome = outcome
         self._trace_id = trace_id
 
@@ -220,6 +257,8 @@ class _Sender:
             if _NO_STORE[0] not in names:
                 headers.append(_NO_STORE)
             message["headers"] = headers
+            if message["status"] >= _REFUSED and isinstance(self._receive, _Receiver):
+                await self._receive.drain()
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._outcome.complete = True
         await self._send(message)
