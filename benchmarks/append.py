@@ -1,8 +1,11 @@
-"""Appends through the event store, over gRPC and mTLS, beside pgbench's single-row inserts and the `eventsourcing` library on the same Postgres.
+"""Appends through the event store, over gRPC and mTLS, beside pgbench's single-row inserts and the `eventsourcing`
+library on the same Postgres.
 
-The event store is a process of its own, as in earnest, with its usual two shards, both in the Postgres that pgbench uses; this process stands for catalog-command, and for auth as far as its keys. An append is one
-event of about 480 bytes with metadata to a new stream, acknowledged when it is on disk. pgbench inserts a row of that size into a table with one index, with
-prepared statements, as many at once. All is measured in rounds, one after the other, and the ratio given is the median over the rounds.
+The event store is a process of its own, as in earnest, with its usual two shards, both in the Postgres that pgbench
+uses; this process stands for catalog-command, and for auth as far as its keys. An append is one event of about 480
+bytes with metadata to a new stream, acknowledged when it is on disk. pgbench inserts a row of that size into a table
+with one index, with prepared statements, as many at once. All is measured in rounds, one after the other, and the
+ratio given is the median over the rounds.
 """
 
 import asyncio
@@ -88,7 +91,9 @@ def append_of(token: str, events: int = 1) -> event_store_pb2.Append:
 
 
 async def rate(in_flight: int, one: Callable[[], Awaitable[None]], seconds: float = SECONDS) -> tuple[float, float]:
-    """How many times a second `one` is done by so many at once, and the 99th percentile of its duration in milliseconds."""
+    """How many times a second `one` is done by so many at once, and the 99th percentile of its duration in
+    milliseconds.
+    """
     durations: list[float] = []
     end = time.perf_counter() + seconds
 
@@ -276,8 +281,8 @@ async def measure(state: Path) -> None:
         shards = [f"events_{shard}" for shard in range(SHARDS)]
         postgres.ensure({**dict.fromkeys(shards, ("event_store",)), "reference": ()})
         postgres.execute(
-            "CREATE TABLE inserted (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, stream text NOT NULL, type text NOT NULL,"
-            " payload bytea NOT NULL, recorded_at timestamptz NOT NULL DEFAULT now());",
+            "CREATE TABLE inserted (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, stream text NOT NULL,"
+            " type text NOT NULL, payload bytea NOT NULL, recorded_at timestamptz NOT NULL DEFAULT now());",
             database="reference",
         )
         await upgrade("event_store.migrations", [postgres.dsn(shard) for shard in shards], "event_store")

@@ -152,7 +152,7 @@ async def databases(shards: Databases) -> Databases:
 
 @pytest.fixture
 def replica(identity: Callable[[str], Path], transaction_tokens) -> Callable[..., AbstractAsyncContextManager[Replica]]:
-    """Starts the service over databases: `async with replica(databases) as r`."""
+    """What starts a replica over databases, for as long as a block lasts."""
 
     @asynccontextmanager
     async def start(shards: Databases, **settings: Any) -> AsyncIterator[Replica]:

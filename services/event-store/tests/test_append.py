@@ -132,7 +132,9 @@ async def test_appends_of_one_request_see_the_effects_of_those_before(store):
 
 
 async def test_an_append_id_twice_in_one_request_is_written_once(store):
-    """The second is a replay of the first; one with another fingerprint is refused; one whose first was refused has its own chance."""
+    """The second is a replay of the first; one with another fingerprint is refused; one whose first was refused has
+    its own chance.
+    """
     item = store.command.item
     stream, other = store.command.stream(), store.command.stream()
     twice, retried = str(uuid.uuid4()), str(uuid.uuid4())
@@ -169,7 +171,9 @@ async def test_a_refused_append_leaves_no_gap(store):
 
 
 async def test_each_append_of_a_request_succeeds_or_fails_alone(store):
-    """A malformed item and one with a bad token do not touch their neighbours, and answers keep the order of the request."""
+    """A malformed item and one with a bad token do not touch their neighbours, and answers keep the order of the
+    request.
+    """
     item = store.command.item
     stream = store.command.stream()
     results = await store.command.append(

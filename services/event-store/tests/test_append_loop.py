@@ -12,7 +12,7 @@ from event_store.domain.errors import AppendIdReused, OutcomeUnknown, QueueFull,
 class MemoryLog:
     """Writes what it is given when it is let, and fails as it is told."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.batches = []
         self.open = asyncio.Event()
         self.open.set()
@@ -39,7 +39,7 @@ class MemoryLog:
 
 
 class Watching:
-    def __init__(self):
+    def __init__(self) -> None:
         self.seen = []
         self.longest = 0
 
@@ -175,7 +175,9 @@ async def test_a_culprit_is_found_by_halving(make):
 
 
 async def test_a_lost_session_is_settled_by_append_ids(make):
-    """What is found is answered as written, with the right fingerprint only; what is not found was not written. Nothing is sent twice."""
+    """What is found is answered as written, with the right fingerprint only; what is not found was not written.
+    Nothing is sent twice.
+    """
     log = MemoryLog()
     loop = make(log)
     log.failures = [SessionLost(42)]

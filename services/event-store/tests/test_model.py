@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from dataclasses import dataclass, field
 
+from almagest.eventstore.v1 import event_store_pb2
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -68,12 +69,12 @@ async def test_the_log_does_as_its_model(store):
         return asyncio.run_coroutine_threadsafe(work, loop).result(timeout=30)
 
     class Log(RuleBasedStateMachine):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             # Each example has names of its own in the one log.
             self.name = uuid.uuid4().hex[:8]
             self.model = Model()
-            self.before = {s: p for s, p in run(heads(client))}
+            self.before = dict(run(heads(client)))
 
         def real(self, stream):
             return f"{stream}.{self.name}"
@@ -152,7 +153,5 @@ async def test_the_log_does_as_its_model(store):
 
 async def heads(client):
     """The head of each shard."""
-    from almagest.eventstore.v1 import event_store_pb2
-
     answer = await client.stub.GetShardMap(event_store_pb2.GetShardMapRequest())
     return [(shard.shard, shard.head) for shard in answer.shards]

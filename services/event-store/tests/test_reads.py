@@ -60,7 +60,9 @@ async def test_a_long_stream_comes_in_bounded_messages(store, direction):
 
 
 async def test_short_streams_of_many_shards_are_read_in_one_call(store):
-    """Answers keep the order of the request; a stream that comes twice is answered twice, one that is missing is empty."""
+    """Answers keep the order of the request; a stream that comes twice is answered twice, one that is missing is
+    empty.
+    """
     command = store.command
     streams = [command.stream() for _ in range(20)]
     await command.appended(*(command.item(stream, number % 4 + 1) for number, stream in enumerate(streams)))
@@ -81,7 +83,9 @@ async def test_short_streams_of_many_shards_are_read_in_one_call(store):
 
 
 async def test_the_whole_log_is_read_from_a_vector_of_positions(store):
-    """Per shard in order of position, each piece with its checkpoint, from which a later read goes on without gap or repeat."""
+    """Per shard in order of position, each piece with its checkpoint, from which a later read goes on without gap or
+    repeat.
+    """
     command = store.command
     streams = [command.stream() for _ in range(30)]
     await command.appended(*(command.item(stream, 2) for stream in streams))

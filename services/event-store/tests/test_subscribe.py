@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+from typing import Self
 
+import asyncpg
 import pytest
 from almagest.eventstore.v1 import event_pb2, event_store_pb2
 from chassis.errors import RemoteProblem
@@ -24,7 +26,7 @@ def request_of(after=None, heartbeat=None, **fields):
 class Tail:
     """Reads a subscription and remembers what it saw."""
 
-    def __init__(self, client, request):
+    def __init__(self, client, request) -> None:
         self.call = client.stub.Subscribe(request)
         self.events = []
         self.vector = {}
@@ -48,10 +50,10 @@ class Tail:
                     await self.task
                 await asyncio.sleep(0.01)
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_):
+    async def __aexit__(self, *_: object) -> None:
         self.call.cancel()
         with contextlib.suppress(asyncio.CancelledError, RemoteProblem):
             await self.task
@@ -184,8 +186,6 @@ async def test_a_subscription_ends_loudly_when_the_log_is_restored_to_an_earlier
 
 async def truncated(databases):
     """Empty the shards under the running service, as a restore would."""
-    import asyncpg
-
     for dsn in databases.owner:
         connection = await asyncpg.connect(dsn)
         await connection.execute("TRUNCATE events, streams, appends; UPDATE head SET position = 0")

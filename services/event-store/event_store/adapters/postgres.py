@@ -1,7 +1,8 @@
 """The log of one shard in Postgres, by asyncpg directly: these are the hot paths.
 
-Writing is one call of `append_batch` (migrations/sql): one round trip, and the transaction begins and ends with the statement, so there is none that this
-process could leave open. Reading goes by pages, bounded in rows and bytes, along an index.
+Writing is one call of `append_batch` (migrations/sql): one round trip, and the transaction begins and ends with the
+statement, so there is none that this process could leave open. Reading goes by pages, bounded in rows and bytes,
+along an index.
 """
 
 import asyncio
@@ -28,7 +29,8 @@ _APPEND: Final = (
     "SELECT outcomes, first_revisions, last_revisions, positions, new_head"
     " FROM public.append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
 )
-# A session of ours only, and never this one. Should the number meanwhile belong to another session of ours, that one is settled in the same way.
+# A session of ours only, and never this one. Should the number meanwhile belong to another session of ours, that one
+# is settled in the same way.
 _END_SESSION: Final = (
     "SELECT coalesce(bool_and(pg_terminate_backend(pid, 2000)), true) FROM pg_stat_activity"
     " WHERE pid = $1 AND pid <> pg_backend_pid() AND usename = current_user AND datname = current_database()"
@@ -39,9 +41,10 @@ _COMMITTED: Final = (
 )
 _HEAD: Final = "SELECT position FROM public.head"
 _STREAM: Final = "SELECT revision FROM public.streams WHERE stream = $1"
+_SIZE: Final = "octet_length(payload) + octet_length(metadata) + 250"
 _COLUMNS: Final = (
     "position, stream, revision, bucket, event_id::text AS event_id, type, payload, metadata, recorded_at,"
-    " octet_length(payload) + octet_length(metadata) + 250 AS size"
+    f" {_SIZE} AS size"
 )
 _STREAMS: Final = f"""
     WITH wanted AS (
@@ -50,10 +53,13 @@ _STREAMS: Final = f"""
         JOIN public.streams AS s ON s.stream = w.stream
     )
     SELECT * FROM (
-        SELECT w.slot, w.last_revision, e.*, sum(e.size) OVER (ORDER BY w.slot, e.revision ROWS UNBOUNDED PRECEDING) AS total
+        SELECT
+            w.slot, w.last_revision, e.*,
+            sum(e.size) OVER (ORDER BY w.slot, e.revision ROWS UNBOUNDED PRECEDING) AS total
         FROM wanted AS w
         LEFT JOIN LATERAL (
-            SELECT {_COLUMNS} FROM public.events WHERE origin = w.origin AND revision BETWEEN w.from_revision AND w.last_revision
+            SELECT {_COLUMNS} FROM public.events
+            WHERE origin = w.origin AND revision BETWEEN w.from_revision AND w.last_revision
             ORDER BY revision LIMIT $3
         ) AS e ON true
         ORDER BY w.slot, e.revision
@@ -70,11 +76,14 @@ _WRONG_DATA: Final = frozenset({"22", "23", "54"})
 
 
 def _bounded(where: str, order: str) -> str:
-    """A query for rows in order until they are so many ($3), or so large that the next would go over $4; the first always comes."""
-    return (
-        f"SELECT * FROM (SELECT {_COLUMNS}, sum(octet_length(payload) + octet_length(metadata) + 250) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING)"  # noqa: S608
-        f" AS total FROM public.events WHERE {where} ORDER BY {order} LIMIT $3) AS page WHERE total - size < $4"
+    """A query for rows in order until they are so many ($3), or so large ($4): with the one that passes the mark the
+    page is full, so there is always a first.
+    """
+    page = (
+        f"SELECT {_COLUMNS}, sum({_SIZE}) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS total"  # noqa: S608
+        f" FROM public.events WHERE {where} ORDER BY {order} LIMIT $3"
     )
+    return f"SELECT * FROM ({page}) AS page WHERE total - size < $4"  # noqa: S608
 
 
 _STREAM_WHERE: Final = "origin = (SELECT origin FROM public.streams WHERE stream = $5) AND revision BETWEEN $1 AND $2"

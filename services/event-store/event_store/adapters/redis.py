@@ -1,6 +1,8 @@
-"""The doorbell between replicas: who has committed tells the others how far, so that their subscribers need not wait for the next poll.
+"""The doorbell between replicas: who has committed tells the others how far, so that their subscribers need not wait
+for the next poll.
 
-Only rumours go through Redis: when it is away the polls do alone, and what it tells makes us ask the database, nothing else.
+Only rumours go through Redis: when it is away the polls do alone, and what it tells makes us ask the database,
+nothing else.
 """
 
 import asyncio

@@ -23,6 +23,8 @@ class Telemetry:
         self._events = [metrics.EVENTS.labels(name) for name in names]
         self._queued = [metrics.QUEUED.labels(name) for name in names]
         self._heads = [metrics.HEAD.labels(name) for name in names]
+        for gauge in (*self._queued, *self._heads):
+            gauge.set(0)
         self._written = [metrics.APPENDS.labels(name, "appended") for name in names]
 
     def queued(self, shard: int, appends: int) -> None:

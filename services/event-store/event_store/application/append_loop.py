@@ -1,10 +1,12 @@
 """The append loop of a shard: what waits while one transaction is on its way travels together in the next.
 
-A transaction has to wait for the disk, and for the shard's counter, which only one can hold. With one transaction per append a shard does no more than a few hundred a
-second for each; with a loop, one wait serves all that came meanwhile. There is no timer: a single append leaves at once.
+A transaction has to wait for the disk, and for the shard's counter, which only one can hold. With one transaction per
+append a shard does no more than a few hundred a second for each; with a loop, one wait serves all that came
+meanwhile. There is no timer: a single append leaves at once.
 
-Nothing that a caller does, going away included, touches a transaction: it belongs to the loop. When the database goes away in mid-commit, the loop has the
-old session ended and asks which append ids were committed, instead of sending the batch again in the hope that it was not.
+Nothing that a caller does, going away included, touches a transaction: it belongs to the loop. When the database goes
+away in mid-commit, the loop has the old session ended and asks which append ids were committed, instead of sending
+the batch again in the hope that it was not.
 """
 
 import asyncio
@@ -26,7 +28,9 @@ class NotWritten(Exception):
 
 
 class Refused(Exception):
-    """The database refused the whole batch because something in it is wrong in a way that was not foreseen. Nothing was written."""
+    """The database refused the whole batch because something in it is wrong in a way that was not foreseen. Nothing
+    was written.
+    """
 
 
 class SessionLost(Exception):
@@ -147,7 +151,8 @@ class AppendLoop:
     async def submit(self, appends: Sequence[Append], deadlines: Sequence[float]) -> Sequence[Answer]:
         """Have the appends written, each by its deadline (of the event loop's clock), and answer each.
 
-        An append that was not begun by its deadline is not begun later. When the caller goes away, what was begun is finished and the rest is forgotten.
+        An append that was not begun by its deadline is not begun later. When the caller goes away, what was begun is
+        finished and the rest is forgotten.
         """
         size = sum(append.size for append in appends)
         if self._closed:
@@ -234,7 +239,8 @@ class AppendLoop:
                 return
             answers = [error]
         except SessionLost as lost:
-            # In a task of its own: finding out may take a while, and must not hold up what can be written again meanwhile.
+            # In a task of its own: finding out may take a while, and must not hold up what can be written again
+            # meanwhile.
             self._group.create_task(self._settle(batch, lost.session, began))
             return
         except asyncio.CancelledError:

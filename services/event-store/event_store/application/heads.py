@@ -7,8 +7,9 @@ from collections.abc import Callable
 class Heads:
     """The last position known to be committed, per shard.
 
-    Only what the database has said counts: a reader takes everything up to the head as read, so a head that is too high would make it skip events.
-    What other replicas say over Redis is therefore a rumour, which makes `follow` ask the database at once instead of at its next poll.
+    Only what the database has said counts: a reader takes everything up to the head as read, so a head that is too
+    high would make it skip events. What other replicas say over Redis is therefore a rumour, which makes `follow` ask
+    the database at once instead of at its next poll.
     """
 
     def __init__(self, shards: int, *, watcher: Callable[[int, int], None] | None = None) -> None:
@@ -47,7 +48,9 @@ class Heads:
         rumours.clear()
 
     def fell_back(self, shard: int, position: int) -> None:
-        """Take note that the log ends earlier than it did: it was restored. Who reads on beyond its end is woken to find out."""
+        """Take note that the log ends earlier than it did: it was restored. Who reads on beyond its end is woken to
+        find out.
+        """
         self._set(shard, position)
 
     def _set(self, shard: int, position: int) -> None:

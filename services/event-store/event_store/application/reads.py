@@ -1,7 +1,7 @@
 """Reading: one stream, many short streams, all of the log, and what is still to come.
 
-Everything is read in pages that are bounded in events and in bytes, and a page is asked for only when the one before has been taken, so a slow reader costs
-a page per shard and no more.
+Everything is read in pages that are bounded in events and in bytes, and a page is asked for only when the one before
+has been taken, so a slow reader costs a page per shard and no more.
 """
 
 import asyncio
@@ -146,7 +146,8 @@ class Reader:
     async def streams(
         self, wanted: Sequence[tuple[int, StreamRange]], *, max_events: int, max_bytes: int
     ) -> Sequence[StreamContent]:
-        """Several short streams, of any shards, in the order given; all streams of one shard as they were at one moment.
+        """Several short streams, of any shards, in the order given; all streams of one shard as they were at one
+        moment.
 
         Raises:
             ReadTooLarge: They hold more than one answer may.
@@ -190,7 +191,8 @@ class Reader:
     async def all(
         self, after: Mapping[int, int], *, kept: Filter, shards: Sequence[int], limit: int
     ) -> AsyncGenerator[Slice, None]:
-        """Every event after a vector of positions, up to the heads of now. At least one slice per shard, so that checkpoints are always told.
+        """Every event after a vector of positions, up to the heads of now. At least one slice per shard, so that
+        checkpoints are always told.
 
         Raises:
             CheckpointAhead: A position is after its shard's head.
@@ -281,7 +283,8 @@ class Reader:
 
 
 async def follow(shard: int, log: ReadableLog, heads: Heads, *, every: float, failed: Callable[[int], None]) -> None:
-    """Ask the shard for its head at intervals of `every` seconds, or at once when there is a rumour of a new one, and make it known, for ever.
+    """Ask the shard for its head at intervals of `every` seconds, or at once when there is a rumour of a new one, and
+    make it known, for ever.
 
     A shard that cannot be asked is asked again, and `failed` is told.
     """

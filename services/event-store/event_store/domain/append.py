@@ -14,7 +14,9 @@ MAXIMUM_REVISION: Final = 2**63 - 1
 
 
 class NewEvent(NamedTuple):
-    """An event to be written; `metadata` is a serialized `EventMetadata`, already completed by what the store itself knows of the writer."""
+    """An event to be written; `metadata` is a serialized `EventMetadata`, already completed by what the store itself
+    knows of the writer.
+    """
 
     event_id: str
     type: str
@@ -23,7 +25,9 @@ class NewEvent(NamedTuple):
 
 
 class Append(NamedTuple):
-    """Events for the end of one stream, all or none. A tuple, since making a frozen dataclass takes four times as long."""
+    """Events for the end of one stream, all or none. A tuple, since making a frozen dataclass takes four times as
+    long.
+    """
 
     append_id: str
     """A UUID in its canonical form."""

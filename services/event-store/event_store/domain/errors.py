@@ -6,7 +6,7 @@ class LogError(Exception):
 
 
 class RevisionConflict(LogError):
-    """The stream is not where the writer believed it to be. `actual` is its last revision, -1 when it does not exist."""
+    """The stream is not where the writer believed it to be. `actual` is its last revision, -1 for no stream."""
 
     def __init__(self, stream: str, actual: int) -> None:
         self.stream = stream
@@ -32,13 +32,16 @@ class ShardUnavailable(LogError):
 
 
 class OutcomeUnknown(LogError):
-    """The database went away in mid-commit and has not come back in time to be asked. The append may have been written."""
+    """The database went away in mid-commit and has not come back in time to be asked. The append may have been
+    written.
+    """
 
     def __init__(self, shard: int, append_id: str) -> None:
         self.shard = shard
         self.append_id = append_id
         super().__init__(
-            f"Shard {shard} went away in mid-commit. Whether the append {append_id} was written is not known yet; the same append id again tells."
+            f"Shard {shard} went away in mid-commit. Whether the append {append_id} was written is not known yet;"
+            " the same append id again tells."
         )
 
 
@@ -63,14 +66,17 @@ class TooLate(LogError):
 
 
 class CheckpointAhead(LogError):
-    """A position after the head was given: it comes from another life of this log, one that was restored or made anew."""
+    """A position after the head was given: it comes from another life of this log, one that was restored or made
+    anew.
+    """
 
     def __init__(self, shard: int, after: int, head: int) -> None:
         self.shard = shard
         self.after = after
         self.head = head
         super().__init__(
-            f"Position {after} of shard {shard} is after its head, {head}: it was given by another log than this one, or by this one before it was restored."
+            f"Position {after} of shard {shard} is after its head, {head}: it was given by another log than this one,"
+            " or by this one before it was restored."
         )
 
 
@@ -89,5 +95,6 @@ class ReadTooLarge(LogError):
         self.limit = limit
         self.maximum = maximum
         super().__init__(
-            f"These streams hold more than one answer may: {limit} is {maximum}. Ask for fewer, or read them one by one."
+            f"These streams hold more than one answer may: {limit} is {maximum}."
+            " Ask for fewer, or read them one by one."
         )

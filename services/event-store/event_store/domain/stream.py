@@ -10,7 +10,10 @@ _STREAM = re.compile(r"([a-z][a-z0-9_]{0,63})-([A-Za-z0-9][A-Za-z0-9._:~-]*)")
 _TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
-STREAM_FORM = "is not of the form <category>-<id>: a category of lower-case letters, digits and _, then an id of letters, digits and ._:~-"
+STREAM_FORM = (
+    "is not of the form <category>-<id>: a category of lower-case letters, digits and _,"
+    " then an id of letters, digits and ._:~-"
+)
 TYPE_FORM = "is not the full name of a message, such as almagest.catalog.events.v1.PriceSet"
 
 

@@ -1,7 +1,7 @@
 """The log on the wire."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -70,15 +70,30 @@ class EventStoreServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         """Write the appends, each on its own."""
         del context
         wire.check_request(request, self._limits)
+        response = event_store_pb2.AppendResponse()
+        results = [response.results.add() for _ in request.appends]
+        shares = await self._shares(request.appends, results)
+        if len(shares) == 1:
+            # By far the most usual: one append, or all of one shard.
+            [(shard, share)] = shares.items()
+            self._answer(results, shard, share, await self._submit(shard, share))
+        elif shares:
+            answers = await asyncio.gather(*(self._submit(shard, share) for shard, share in shares.items()))
+            for (shard, share), answered in zip(shares.items(), answers, strict=True):
+                self._answer(results, shard, share, answered)
+        return response
+
+    async def _shares(
+        self, messages: Sequence[event_store_pb2.Append], results: Sequence[event_store_pb2.AppendResult]
+    ) -> Mapping[int, "_Share"]:
+        """What each shard gets of a request. What is not well formed, or not allowed, is answered here."""
         now = asyncio.get_running_loop().time()
         left = remaining()
         latest = now + (_MAXIMUM_SECONDS if left is None else left)
         workload = str(current_caller())
         people: dict[str, Claims | Exception] = {}
-        response = event_store_pb2.AppendResponse()
-        results = [response.results.add() for _ in request.appends]
-        by_shard: dict[int, _Share] = {}
-        for index, message in enumerate(request.appends):
+        shares: dict[int, _Share] = {}
+        for index, message in enumerate(messages):
             try:
                 person = people.get(message.transaction_token)
                 if person is None:
@@ -86,27 +101,22 @@ class EventStoreServicer(event_store_pb2_grpc.EventStoreServiceServicer):
                 if isinstance(person, Exception):
                     raise person  # noqa: TRY301 - answered below like every other problem of this item
                 shard, append = wire.append(message, self._limits, self._buckets, person, workload)
-                deadline = latest
-                if message.HasField("timeout"):
-                    deadline = min(latest, now + message.timeout.seconds + message.timeout.nanos / 1e9)
             except Exception as error:  # noqa: BLE001 - it answers this item, by the table
                 results[index].problem.CopyFrom(self._errors.problem(error))
-            else:
-                share = by_shard.get(shard)
-                if share is None:
-                    share = by_shard[shard] = _Share([], [], [])
-                share.indexes.append(index)
-                share.appends.append(append)
-                share.deadlines.append(deadline)
-        if len(by_shard) == 1:
-            # By far the most usual: one append, or all of one shard.
-            [(shard, share)] = by_shard.items()
-            self._answer(results, shard, share, await self._loops[shard].submit(share.appends, share.deadlines))
-        elif by_shard:
-            submitted = (self._loops[shard].submit(share.appends, share.deadlines) for shard, share in by_shard.items())
-            for (shard, share), answers in zip(by_shard.items(), await asyncio.gather(*submitted), strict=True):
-                self._answer(results, shard, share, answers)
-        return response
+                continue
+            deadline = latest
+            if message.HasField("timeout"):
+                deadline = min(latest, now + message.timeout.seconds + message.timeout.nanos / 1e9)
+            share = shares.get(shard)
+            if share is None:
+                share = shares[shard] = _Share([], [], [])
+            share.indexes.append(index)
+            share.appends.append(append)
+            share.deadlines.append(deadline)
+        return shares
+
+    async def _submit(self, shard: int, share: "_Share") -> Sequence[Answer]:
+        return await self._loops[shard].submit(share.appends, share.deadlines)
 
     async def _person(self, token: str) -> Claims | Exception:
         try:

@@ -1,4 +1,6 @@
-"""From the wire and back. What is not well formed, or over a limit, ends here with the name of the field and of the limit."""
+"""From the wire and back. What is not well formed, or over a limit, ends here with the name of the field and of the
+limit.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +124,8 @@ def place(stream: str, partition_key: str, buckets: BucketMap, faults: Faults, f
 def append(
     message: event_store_pb2.Append, limits: Limits, buckets: BucketMap, claims: Claims, workload: str
 ) -> tuple[int, Append]:
-    """The shard and the append that a message asks for. Who writes is what the claims and the caller's certificate say, whatever the message says.
+    """The shard and the append that a message asks for. Who writes is what the claims and the caller's certificate
+    say, whatever the message says.
 
     Raises:
         InvalidRequest: It is not well formed or over a limit.
@@ -227,7 +230,9 @@ def _event(
 
 
 def fill(message: event_store_pb2.Appended, answer: Appended, *, epoch: int, bucket: int, shard: int) -> None:
-    """Fill the message for a written append, in place: made with keyword arguments it would take four times as long, and there is one per append."""
+    """Fill the message for a written append, in place: made with keyword arguments it would take four times as long,
+    and there is one per append.
+    """
     message.first_revision = answer.first_revision
     message.last_revision = answer.last_revision
     message.replayed = answer.replayed

@@ -23,7 +23,8 @@ def upgrade() -> None:
         # One statement at a time, as the drivers' extended protocol asks; none of ours has this mark inside.
         for statement in (_SQL / name).read_text(encoding="utf-8").split("\n-- statement\n"):
             op.execute(statement)
-    # Functions are everybody's unless said otherwise. The service reads, and writes by this function only: no row of the log can be changed or deleted by it.
+    # Functions are everybody's unless said otherwise. The service reads, and writes by this function only: no row of
+    # the log can be changed or deleted by it.
     op.execute("REVOKE EXECUTE ON FUNCTION append_batch FROM PUBLIC")
     op.execute(f"GRANT EXECUTE ON FUNCTION append_batch TO {role}")
     op.execute(f"GRANT SELECT ON head, events, streams, appends TO {role}")

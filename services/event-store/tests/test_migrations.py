@@ -1,0 +1,81 @@
+"""The migrations: up and down, with data in the tables, and nothing that would lock a running log."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import event_store.migrations
+import pytest
+from chassis.database.migrations import configuration, downgrade, upgrade
+from pytest_alembic.tests import (
+    test_single_head_revision,
+    test_up_down_consistency,
+    test_upgrade,
+)
+from sqlalchemy import NullPool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+PACKAGE = "event_store.migrations"
+SQL = Path(event_store.migrations.__file__).parent / "sql"
+MET_ELSEWHERE = ("require-lock-timeout", "require-statement-timeout", "prefer-bigint-over-smallint")
+
+__all__ = ["test_single_head_revision", "test_up_down_consistency", "test_upgrade"]
+
+
+@pytest.fixture
+def fresh(postgres):
+    """An empty database."""
+    dsn = postgres.create_database("event_store")
+    yield dsn
+    postgres.drop_database(dsn)
+
+
+@pytest.fixture
+def alembic_config():
+    return configuration(PACKAGE, "event_store")
+
+
+@pytest.fixture
+def alembic_engine(fresh):
+    async def connect(*_, **__):
+        return await asyncpg.connect(fresh)
+
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+
+
+async def test_a_log_with_events_goes_down_and_up_again(fresh):
+    """The downgrade leaves nothing of ours behind, so that the upgrade works anew."""
+    await upgrade(PACKAGE, [fresh], "event_store")
+    connection = await asyncpg.connect(fresh)
+    try:
+        await connection.fetchrow(
+            "SELECT * FROM append_batch(ARRAY[gen_random_uuid()], ARRAY['a-1'], ARRAY[1::smallint], ARRAY['a'], ARRAY[1], ARRAY[1],"
+            " ARRAY[-1::bigint], ARRAY[''::bytea], ARRAY[1], ARRAY[1], ARRAY['t'], ARRAY[gen_random_uuid()], ARRAY[''::bytea], ARRAY[''::bytea])"
+        )
+        assert await connection.fetchval("SELECT position FROM head") == 1
+        await downgrade(PACKAGE, [fresh], "event_store", "base")
+        left = await connection.fetch(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'alembic%'"
+            " UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        )
+        assert left == []
+        await upgrade(PACKAGE, [fresh], "event_store")
+        assert await connection.fetchval("SELECT position FROM head") == 0
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("file", sorted(SQL.glob("*.sql")), ids=lambda path: path.name)
+def test_squawk_finds_nothing(file):
+    """The linter of migrations. The time-outs that it asks for are set by the chassis's runner, and 1024 buckets fit
+    into 16 bits.
+    """
+    squawk = Path(sys.executable).parent / "squawk"
+    done = subprocess.run(
+        [squawk, "--assume-in-transaction", "--pg-version=18", f"--exclude={','.join(MET_ELSEWHERE)}", file],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
