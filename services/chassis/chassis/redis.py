@@ -1,12 +1,38 @@
 """A Redis client that never waits for ever, over TLS with the service's own certificate where the URL says so."""
 
+import ssl
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import RedisSSLContext, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import FullJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+
+class _FreshContext(RedisSSLContext):
+    """TLS by the files as they are now. The library's own context is made once and keeps a certificate beyond its end;
+    beside the authority that it is given it believes all those of the machine, too.
+    """
+
+    __slots__ = ()
+
+    def get(self) -> ssl.SSLContext:
+        """A new context: verification is not up to the URL."""
+        context = ssl.create_default_context(cafile=self.ca_certs)
+        if self.certfile:
+            context.load_cert_chain(self.certfile, self.keyfile)
+        return context
+
+
+class _TlsConnection(SSLConnection):
+    """A connection that shows, each time it is made, the certificate that is then in the identity directory."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        given = self.ssl_context
+        self.ssl_context = _FreshContext(keyfile=given.keyfile, certfile=given.certfile, ca_certs=given.ca_certs)
 
 
 def connect(
@@ -20,7 +46,8 @@ def connect(
     """A client for `redis://`, `rediss://` or `unix://`; it connects on first use, and answers bytes.
 
     Args:
-        url: Where, as whom and which database.
+        url: Where, as whom and which database. What it says of `ssl_ca_certs`, `ssl_certfile` and `ssl_keyfile` goes
+            before the identity.
         identity_directory: For `rediss://`: `tls.crt`, `tls.key` and `ca.crt`, read anew for each connection, so that
             rotation needs nothing.
         timeout: Seconds for connecting and for each answer.
@@ -28,14 +55,12 @@ def connect(
         blocking_seconds: The longest `BLOCK` of commands on this client, which comes on top of `timeout`.
     """
     options: dict[str, Any] = {}
-    if url.startswith("rediss://"):
-        options["ssl_cert_reqs"] = "required"
-        options["ssl_check_hostname"] = True
-        if identity_directory is not None:
-            options["ssl_certfile"] = str(identity_directory / "tls.crt")
-            options["ssl_keyfile"] = str(identity_directory / "tls.key")
-            options["ssl_ca_certs"] = str(identity_directory / "ca.crt")
-    return Redis.from_url(
+    encrypted = url.startswith("rediss://")
+    if encrypted and identity_directory is not None:
+        options["ssl_certfile"] = str(identity_directory / "tls.crt")
+        options["ssl_keyfile"] = str(identity_directory / "tls.key")
+        options["ssl_ca_certs"] = str(identity_directory / "ca.crt")
+    client = Redis.from_url(
         url,
         socket_connect_timeout=timeout,
         socket_timeout=timeout + blocking_seconds,
@@ -48,3 +73,6 @@ def connect(
         decode_responses=False,
         **options,
     )
+    if encrypted:
+        client.connection_pool.connection_class = _TlsConnection
+    return client
