@@ -185,7 +185,7 @@ async def test_a_postgres_of_theirs_gets_the_same_databases_and_roles(tmp_path):
         theirs.start()
         theirs.execute("CREATE ROLE provider LOGIN CREATEDB CREATEROLE PASSWORD 'made-up';")
         url = theirs.superuser_dsn().replace(f"postgres:{theirs.password('postgres')}@", "provider:made-up@")
-        external = ExternalPostgres(url, passwords=Passwords(tmp_path / "secret"))
+        external = ExternalPostgres(url, passwords=Passwords(tmp_path / "secret"), identities=tmp_path / "ids")
         for _ in range(2):
             # In a thread of its own no loop is running, as at the command line.
             await asyncio.to_thread(external.ensure, {"theirs_0": ("service",), "theirs_1": ("service",)})
@@ -204,7 +204,7 @@ async def test_a_postgres_of_theirs_gets_the_same_databases_and_roles(tmp_path):
 def test_the_url_of_a_postgres_of_theirs_keeps_its_tls_and_names_each_roles_certificate(tmp_path):
     """Parameters hold for the services too, with the role put in; what cannot be reached is told without the password."""
     url = "postgresql://admin:hush@db.test:5433/postgres?sslmode=verify-full&sslrootcert=/ca.crt&sslcert=/{role}.crt"
-    external = ExternalPostgres(url, passwords=Passwords(tmp_path / "secret"))
+    external = ExternalPostgres(url, passwords=Passwords(tmp_path / "secret"), identities=tmp_path / "ids")
     dsn = external.dsn("users_0", "auth")
     assert dsn.startswith("postgresql://auth:")
     assert dsn.endswith("@db.test:5433/users_0?sslmode=verify-full&sslrootcert=/ca.crt&sslcert=/auth.crt")
@@ -213,10 +213,11 @@ def test_the_url_of_a_postgres_of_theirs_keeps_its_tls_and_names_each_roles_cert
         nobody = ExternalPostgres(
             f"postgresql://admin:hush@127.0.0.1:{unused.getsockname()[1]}/postgres",
             passwords=Passwords(tmp_path / "secret"),
+            identities=tmp_path / "ids",
         )
         with pytest.raises(LocalError) as refusal:
             nobody.ensure({"users_0": ("auth",)})
     assert "ALMAGEST_POSTGRES_URL" in str(refusal.value)
     assert "hush" not in str(refusal.value)
     with pytest.raises(LocalError, match="must look like"):
-        ExternalPostgres("mysql://db", passwords=Passwords(tmp_path / "secret"))
+        ExternalPostgres("mysql://db", passwords=Passwords(tmp_path / "secret"), identities=tmp_path / "ids")

@@ -81,7 +81,9 @@ class LocalAuthority:
             x509.DNSName(name) for name in ([f"{service}.{self.trust_domain}"] if dns_names is None else dns_names)
         ]
         usages = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
-        self._issue(where, service, names=names, usages=usages, lifetime=lifetime, not_before=not_before)
+        # The common name is the service's role in Postgres, which looks at nothing else (`clientcert=verify-full`).
+        role = service.replace("-", "_")
+        self._issue(where, role, names=names, usages=usages, lifetime=lifetime, not_before=not_before)
         return where
 
     def ensure(self, service: str, *, lifetime: timedelta = LEAF_LIFETIME) -> Path:

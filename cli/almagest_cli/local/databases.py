@@ -17,6 +17,7 @@ import asyncpg
 
 from almagest_cli.local.daemons import write_private
 from almagest_cli.local.errors import LocalError
+from almagest_cli.local.layout import OPERATOR
 
 OWNER = "almagest_owner"
 """The role that owns every database and runs migrations."""
@@ -50,13 +51,21 @@ class Passwords:
 class ExternalPostgres:
     """A Postgres that is not ours, reached by the URL of a role that may create roles and databases.
 
-    The URL's parameters hold for the services too. `{role}` in them stands for the role, for client certificates:
-    `postgresql://admin:secret@db/postgres?sslmode=verify-full&sslrootcert=ca.crt&sslcert={role}.crt&sslkey={role}.key`.
+    The URL's parameters hold for the services too, such as `sslmode=verify-full&sslrootcert=/etc/db-ca.crt`. In them,
+    `{identity}` stands for the identity directory of whoever connects, and `{role}` for the role, for certificates that
+    someone else has issued: `sslcert={identity}/tls.crt&sslkey={identity}/tls.key`, or `sslcert=/etc/{role}.crt` and so
+    on. See docs/external-servers.md.
+
+    Args:
+        url: where, as whom.
+        passwords: of the roles that are made.
+        identities: the directory of the identity directories.
     """
 
-    def __init__(self, url: str, *, passwords: Passwords) -> None:
+    def __init__(self, url: str, *, passwords: Passwords, identities: Path) -> None:
         self._url = urlsplit(url)
         self._passwords = passwords
+        self._identities = identities
         if self._url.scheme not in {"postgresql", "postgres"} or not self._url.username:
             raise LocalError(
                 "ALMAGEST_POSTGRES_URL must look like postgresql://USER:PASSWORD@HOST:PORT/postgres, "
@@ -71,7 +80,7 @@ class ExternalPostgres:
                 "postgresql",
                 f"{quote(role)}:{self._passwords(role)}@{address}",
                 f"/{quote(database)}",
-                _of_role(self._url.query, role),
+                self._parameters(role, role.replace("_", "-")),
                 "",
             )
         )
@@ -89,7 +98,7 @@ class ExternalPostgres:
     async def _ensure(self, databases: Mapping[str, Sequence[str]]) -> None:
         user = self._url.username or ""
         connection = await asyncpg.connect(
-            urlunsplit(self._url._replace(query=_of_role(self._url.query, user))), timeout=15
+            urlunsplit(self._url._replace(query=self._parameters(user, OPERATOR))), timeout=15
         )
         try:
             roles = {str(row[0]) for row in await connection.fetch("SELECT rolname FROM pg_roles")}
@@ -100,6 +109,14 @@ class ExternalPostgres:
                 await connection.execute(statement)
         finally:
             await connection.close(timeout=10)
+
+    def _parameters(self, role: str, workload: str) -> str:
+        """The URL's parameters for a role, who shows the certificate of a workload."""
+        query = self._url.query
+        for name, value in (("role", role), ("identity", str(self._identities / workload))):
+            for placeholder in (f"{{{name}}}", f"%7B{name}%7D"):
+                query = query.replace(placeholder, quote(value, safe="/"))
+        return query
 
 
 def statements(
@@ -131,10 +148,6 @@ def statements(
         yield f"REVOKE ALL ON DATABASE {_name(database)} FROM PUBLIC"
         for user in users:
             yield f"GRANT CONNECT ON DATABASE {_name(database)} TO {_name(user)}"
-
-
-def _of_role(query: str, role: str) -> str:
-    return query.replace("{role}", role).replace("%7Brole%7D", role)
 
 
 def _name(text: str) -> str:

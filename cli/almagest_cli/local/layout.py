@@ -57,8 +57,12 @@ SERVICES = (
 )
 """In the order in which they are shown; they may be started in any."""
 
-WORKLOADS = (*(service.name for service in SERVICES), "operator")
-"""Who has an identity: the services, and the human at this machine."""
+OPERATOR = "operator"
+"""The human at this machine."""
+DATABASE_OWNER = "almagest-owner"
+"""Whom migrations show a database that asks for certificates; no service lets it in."""
+WORKLOADS = (*(service.name for service in SERVICES), OPERATOR, DATABASE_OWNER)
+"""Who has an identity."""
 
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "VIRTUAL_ENV")
 _INHERITED_PREFIXES = ("PYTHON", "OTEL_", "COVERAGE_", "SSL_CERT_", "GRPC_", "ALMAGEST_")

@@ -323,7 +323,8 @@ class System:
         if external := os.environ.get("ALMAGEST_POSTGRES_URL"):
             secret = self.places.state / "secrets" / "external-postgres"
             secret.parent.mkdir(mode=0o700, exist_ok=True)
-            return ExternalPostgres(external, passwords=Passwords(secret))
+            identities = self.places.authority / "identities"
+            return ExternalPostgres(external, passwords=Passwords(secret), identities=identities)
         return self._postgres
 
     def _redis_url(self) -> str:
