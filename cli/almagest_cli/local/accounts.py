@@ -7,6 +7,7 @@ in a private directory under /var/tmp, named by a hash of the directory that it 
 never meet.
 """
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -113,6 +114,9 @@ def remove(directory: Path) -> None:
             shutil.rmtree(path)
 
 
+# Asked once: trying a program as another user forks this process, threads and all, and where gRPC runs in it, as it
+# does in tests, its handlers of a fork now and then crash the child.
+@functools.cache
 def reachable_tree(root: Path, parts: tuple[str, ...], probe: str, account: Account | None) -> Path:
     """The directory from which the account can run programs: `root`, or a copy of its `parts` when the account cannot
     run `root/probe`.
