@@ -39,6 +39,11 @@ class Build:
     sampled = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
     @staticmethod
+    def fresh() -> str:
+        """A SKU that no other test has."""
+        return f"SKU{uuid.uuid4().hex[:12]}"
+
+    @staticmethod
     def id_of(sku: str) -> str:
         return str(uuid.uuid5(NAMESPACE, sku))
 
@@ -90,6 +95,10 @@ class Build:
     @staticmethod
     def opaque(token: event_pb2.ConsistencyToken) -> str:
         return base64.urlsafe_b64encode(token.SerializeToString()).rstrip(b"=").decode()
+
+    @staticmethod
+    def decoded(token: str) -> bytes:
+        return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
 
 
 @pytest.fixture(scope="session")
@@ -297,6 +306,18 @@ class Starter:
             yield replica
 
     @asynccontextmanager
+    async def writer(self, event_store: Replica) -> AsyncIterator[Callable[..., Awaitable[event_pb2.ConsistencyToken]]]:
+        """Appends to products of a log."""
+        async with event_store.connect("catalog-command") as store:
+
+            async def write(
+                sku: str, *messages: Message, traceparent: str = "", **metadata: Any
+            ) -> event_pb2.ConsistencyToken:
+                return await _append(store, self._tokens, sku, messages, traceparent, metadata)
+
+            yield write
+
+    @asynccontextmanager
     async def _running(self, name: str, chosen: Any, start: Any, stub: Any) -> AsyncIterator[Replica]:
         async def jwks() -> bytes:
             return self._tokens.jwks
@@ -320,7 +341,7 @@ class Starter:
             yield Replica(bound.grpc_port, bound.http_port, connect)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def starter(identity, transaction_tokens) -> Starter:
     return Starter(identity, transaction_tokens)
 
@@ -349,36 +370,40 @@ class System:
         return (("txn-token", self.token),)
 
     async def append(
-        self, sku: str, *messages: Message, expected: int | None = None, traceparent: str = "", **metadata: Any
+        self, sku: str, *messages: Message, traceparent: str = "", **metadata: Any
     ) -> event_pb2.ConsistencyToken:
-        append = event_store_pb2.Append(
-            append_id=str(uuid.uuid4()),
-            stream=f"product-{Build.id_of(sku)}",
-            fingerprint=b"test",
-            transaction_token=self.tokens(roles=("editor",), subject="b7b0a5ac-3a0c-4d5e-9a53-0f6b6c1de111"),
-            traceparent=traceparent,
-            events=[
-                event_pb2.NewEvent(
-                    event_id=str(uuid.uuid4()),
-                    type=message.DESCRIPTOR.full_name,
-                    payload=message.SerializeToString(),
-                    metadata=event_pb2.EventMetadata(traceparent=traceparent, **metadata),
-                )
-                for message in messages
-            ],
-        )
-        if expected is None:
-            append.any.CopyFrom(Empty())
-        else:
-            append.exact_revision = expected
-        answer = await self.store.Append(event_store_pb2.AppendRequest(appends=[append]), timeout=20)
-        assert answer.results[0].WhichOneof("outcome") == "appended", answer.results[0].problem
-        return answer.results[0].appended.position
+        return await _append(self.store, self.tokens, sku, messages, traceparent, metadata)
 
 
-@pytest.fixture
+async def _append(
+    store: Any, tokens: Any, sku: str, messages: Sequence[Message], traceparent: str, metadata: Mapping[str, Any]
+) -> event_pb2.ConsistencyToken:
+    """Append to a product's stream as catalog-command would, on behalf of an editor."""
+    append = event_store_pb2.Append(
+        append_id=str(uuid.uuid4()),
+        stream=f"product-{Build.id_of(sku)}",
+        fingerprint=b"test",
+        transaction_token=tokens(roles=("editor",), subject="b7b0a5ac-3a0c-4d5e-9a53-0f6b6c1de111"),
+        traceparent=traceparent,
+        any=Empty(),
+        events=[
+            event_pb2.NewEvent(
+                event_id=str(uuid.uuid4()),
+                type=message.DESCRIPTOR.full_name,
+                payload=message.SerializeToString(),
+                metadata=event_pb2.EventMetadata(traceparent=traceparent, **metadata),
+            )
+            for message in messages
+        ],
+    )
+    answer = await store.Append(event_store_pb2.AppendRequest(appends=[append]), timeout=20)
+    assert answer.results[0].WhichOneof("outcome") == "appended", answer.results[0].problem
+    return answer.results[0].appended.position
+
+
+@pytest.fixture(scope="module")
 async def system(databases, starter, transaction_tokens) -> AsyncIterator[System]:
-    """catalog-query with two shards over a real event store with two shards."""
+    """catalog-query with two shards over a real event store with two shards. Tests share it, with products of their own."""
     logs = await databases(2, role="event_store", package="event_store.migrations")
     read = await databases(2)
     async with (

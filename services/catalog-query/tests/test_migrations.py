@@ -1,0 +1,82 @@
+"""The migrations lead to what the models say, both ways, and grant no more than is needed."""
+
+import asyncio
+import uuid
+
+import asyncpg
+import pytest
+from catalog_query.adapters.models import Base
+from chassis.database.migrations import configuration, downgrade, upgrade
+from pytest_alembic.config import Config
+from pytest_alembic.tests import (  # noqa: F401 - pytest collects them here
+    test_model_definitions_match_ddl,
+    test_single_head_revision,
+    test_up_down_consistency,
+    test_upgrade,
+)
+from sqlalchemy import NullPool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+
+@pytest.fixture
+def database(postgres):
+    dsn = postgres.create_database("catalog_query")
+    yield dsn
+    postgres.drop_database(dsn)
+
+
+@pytest.fixture
+def alembic_config():
+    return Config(alembic_config=configuration("catalog_query.migrations", "catalog_query"))
+
+
+@pytest.fixture
+def alembic_engine(database):
+    async def connect():
+        return await asyncpg.connect(database)
+
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+
+
+async def test_down_and_up_again_with_products_in_it(database):
+    """A downgrade takes everything away, and the way up is free again."""
+    await upgrade("catalog_query.migrations", [database], "catalog_query")
+    connection = await asyncpg.connect(database)
+    try:
+        await connection.execute(
+            "INSERT INTO products (product_id, kind, revision, sku, name_key, category, status, updated_at, document, search)"
+            " VALUES ($1, 'general', 0, 's', 'n', 'c', 'draft', now(), '{}', '')",
+            uuid.uuid4(),
+        )
+        await downgrade("catalog_query.migrations", [database], "catalog_query", "base")
+        assert await connection.fetchval("SELECT to_regclass('products')") is None
+        await upgrade("catalog_query.migrations", [database], "catalog_query")
+        assert await connection.fetchval("SELECT count(*) FROM products") == 0
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM products",
+        "TRUNCATE products",
+        "DROP TABLE checkpoints",
+        "CREATE TABLE mine ()",
+        "DELETE FROM checkpoints",
+    ],
+)
+async def test_the_service_may_not_do_what_it_never_does(postgres, database, statement):
+    """Whoever gets hold of its password cannot delete a product either."""
+    await upgrade("catalog_query.migrations", [database], "catalog_query")
+    connection = await asyncpg.connect(await asyncio.to_thread(postgres.service_dsn, database, "catalog_query"))
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def test_the_models_know_every_table():
+    """What a migration makes by hand would not be compared."""
+    assert set(Base.metadata.tables) == {"products", "checkpoints"}
