@@ -1,0 +1,97 @@
+"""Everything that the OpenAPI document says can be asked is asked of the whole system, well and badly formed.
+
+No server error, no status, media type, header or body that the document does not name.
+"""
+
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from harness.door import Door
+from harness.running import RunningSystem
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+_EXAMPLES = 10
+_SETTINGS: dict[str, Any] = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "phases": [Phase.explicit, Phase.generate],
+    "suppress_health_check": list(HealthCheck),
+}
+_CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+pytestmark = pytest.mark.xdist_group("system")
+
+
+@pytest.fixture(scope="module")
+def door(system: RunningSystem) -> Iterator[Door]:
+    with Door.to(system) as door:
+        door.call("GET", "/v1/users/me")
+        product = {
+            "sku": "volvo-v60-2026",
+            "kind": "car",
+            "name": "Volvo V60",
+            "attributes": {"make": "Volvo", "model": "V60", "model_year": 2026},
+        }
+        assert door.http.post("/v1/products", json=product).is_success
+        yield door
+
+
+@pytest.fixture(scope="module")
+def api(system: RunningSystem) -> Any:
+    with httpx.Client(verify=ssl.create_default_context(cafile=str(system.ca))) as anyone:
+        document = anyone.get(f"{system.url}/openapi.json").json()
+    return schemathesis.openapi.from_dict(document)
+
+
+def test_the_description_is_true(api: Any, door: Door, system: RunningSystem) -> None:
+    """Whatever is asked, the answer is one that the description names."""
+    headers = {"Authorization": door.http.headers["authorization"]}
+    failures: dict[str, BaseException] = {}
+    asked: set[str] = set()
+    for result in api.get_all_operations():
+        operation = result.ok()
+        name = f"{operation.method.upper()} {operation.path}"
+        asked.add(name)
+        try:
+            _ask(operation, url=system.url, headers=headers, ca=str(system.ca))
+        except BaseException as failure:  # noqa: BLE001 - all are told together
+            failures[name] = failure
+    assert not failures, "\n\n".join(f"{name}: {failure}" for name, failure in failures.items())
+    assert len(asked) >= 30
+
+
+def _ask(operation: Any, *, url: str, headers: dict[str, str], ca: str) -> None:
+    """Ask one operation what it says it can be asked, and what it does not."""
+
+    @given(case=operation.as_strategy(generation_mode=GenerationMode.POSITIVE))
+    @settings(max_examples=_EXAMPLES, **_SETTINGS)
+    def well(case: schemathesis.Case) -> None:
+        case.call_and_validate(base_url=url, headers=headers, verify=ca, timeout=30, checks=_CHECKS)
+
+    @given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
+    @settings(max_examples=_EXAMPLES, **_SETTINGS)
+    def badly(case: schemathesis.Case) -> None:
+        case.call_and_validate(base_url=url, headers=headers, verify=ca, timeout=30, checks=_CHECKS)
+
+    well()
+    if operation.body or operation.query or operation.path_parameters or operation.headers:
+        badly()
