@@ -43,12 +43,15 @@ class MemoryCatalog:
         problems: answered to the items of a SKU, the first first.
         calls: the SKUs of each call that wrote.
         concurrent: how many calls ran at once at most.
+        clashes: SKUs that were in a call twice, or in two calls at once.
     """
 
     def __init__(self) -> None:
         self._products: dict[str, bytes] = {}
         self._answers: dict[str, command_pb2.Executed] = {}
-        self._running = 0
+        self._running: list[str] = []
+        self.clashes: set[str] = set()
+        self._calls = 0
         self.failures: list[Exception] = []
         self.problems: dict[str, list[problem_pb2.Problem]] = {}
         self.calls: list[list[str]] = []
@@ -61,18 +64,23 @@ class MemoryCatalog:
     ) -> Sequence[command_pb2.CommandResult]:
         self.before()
         self.timeouts.append(timeout)
-        self._running += 1
-        self.concurrent = max(self.concurrent, self._running)
+        skus = [item.commands[0].put.sku for item in items]
+        self._running += skus
+        self.clashes |= {sku for sku in skus if self._running.count(sku) > 1}
+        self._calls += 1
+        self.concurrent = max(self.concurrent, self._calls)
         try:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             if self.failures:
                 raise self.failures.pop(0)
             if not items[0].dry_run:
-                self.calls.append([item.commands[0].put.sku for item in items])
+                self.calls.append(skus)
             return [self._execute(item) for item in items]
         finally:
-            self._running -= 1
+            self._calls -= 1
+            for sku in skus:
+                self._running.remove(sku)
 
     def _execute(self, item: command_pb2.CommandItem) -> command_pb2.CommandResult:
         put = item.commands[0].put
@@ -239,6 +247,18 @@ async def test_batches_overlap_when_skipping_and_never_when_stopping() -> None:
     assert skipping.catalog.concurrent == 4
     assert stopping.catalog.concurrent == 2
     assert [sku for call in stopping.catalog.calls for sku in call] == [str(number) for number in range(200)]
+
+
+@pytest.mark.parametrize("on_error", [OnError.SKIP, OnError.STOP])
+async def test_a_sku_is_never_under_way_twice(on_error: OnError) -> None:
+    """Neither in one call nor in two, since a row that is tried again must not overtake a later one of its SKU."""
+    rows = [car(str(number), doors=1 + round_) for round_ in range(7) for number in range(15)]
+    rows += [car("0", doors=1 + round_) for round_ in range(7)]
+    run = Run(ndjson(rows), on_error=on_error)
+    run.catalog.problems["3"] = [problem(grpc.StatusCode.UNAVAILABLE, "LATER")] * 5
+    progress = await run()
+    assert not run.catalog.clashes
+    assert (progress.rows_created, progress.rows_changed) == (15, 97)
 
 
 async def test_progress_is_written_in_the_order_of_the_file() -> None:

@@ -10,6 +10,7 @@ import pytest
 from almagest.jobs.v1 import jobs_pb2
 from chassis.errors import RemoteProblem
 from worker.adapters.files import CHUNK_BYTES
+from worker.entrypoints.servicer import _pieces
 
 DEAF = {"sweep_seconds": 60.0, "redis_url": "redis://127.0.0.1:1/0"}
 """A worker that takes uploads and never hears of a job."""
@@ -24,7 +25,8 @@ async def nothing_left(database: Any) -> bool:
 
 @pytest.fixture
 async def client(workers: Any, editor: Any) -> AsyncIterator[Any]:
-    async with workers.here(**DEAF, import_file_bytes=2_000_000, upload_idle_seconds=1.0) as port:
+    limits = {"import_file_bytes": 2_000_000, "upload_idle_seconds": 1.0, "housekeeping_seconds": 3600.0}
+    async with workers.here(**DEAF, **limits) as port:
         async with workers.client(port, editor) as client:
             yield client
 
@@ -118,6 +120,21 @@ async def test_an_upload_whose_client_goes_away_leaves_nothing(
         with pytest.raises(asyncio.CancelledError):
             await call
         await until(lambda: nothing_left(workers.database))
+
+
+async def test_the_end_of_a_cancelled_stream_is_not_the_end_of_the_file() -> None:
+    """Over gRPC the iterator ends in both cases; only the context tells."""
+
+    class Context:
+        def __init__(self, *, cancelled: bool) -> None:
+            self.cancelled = lambda: cancelled
+
+    async def requests() -> AsyncIterator[Any]:
+        yield jobs_pb2.SubmitImportRequest(chunk=b"x")
+
+    assert [piece async for piece in _pieces(requests(), Context(cancelled=False))] == [b"x"]
+    with pytest.raises(asyncio.CancelledError):
+        assert [piece async for piece in _pieces(requests(), Context(cancelled=True))]
 
 
 async def test_an_upload_that_stands_still_is_ended_and_leaves_nothing(client: Any, workers: Any, header: Any) -> None:
