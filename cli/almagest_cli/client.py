@@ -141,9 +141,12 @@ class Client:
             raise problem(answer)
         return answer
 
+    def access_token(self) -> str:
+        """A token for the Authorization header that is good for a while yet."""
+        return os.environ.get("ALMAGEST_TOKEN") or self._fresh_session().access_token
+
     def _authorization(self) -> dict[str, str]:
-        token = os.environ.get("ALMAGEST_TOKEN") or self._fresh_session().access_token
-        return {"Authorization": f"Bearer {token}"}
+        return {"Authorization": f"Bearer {self.access_token()}"}
 
     def _fresh_session(self) -> Session:
         session = self._sessions.load(self._settings.url)

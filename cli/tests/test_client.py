@@ -134,6 +134,8 @@ def test_a_session_is_kept_for_our_eyes_and_used(cli, door, state):
     door.on("GET /v1/products/sku:A%2F1", 200, PRODUCT)
     assert cli("get", "A/1", "--json").json == PRODUCT
     assert door.asked[-1]["headers"]["Authorization"] == "Bearer access-1"
+    assert cli("get", "sku:A/1", "--json").json == PRODUCT
+    assert cli("token").out == "access-1\n"
     door.on("POST /v1/sessions:end", 204, b"")
     assert cli("logout", "--json").json == {"logged_out": True}
     assert door.asked[-1]["body"] == b'{"refresh_token":"refresh-1"}'

@@ -215,7 +215,8 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _key(product: str) -> str:
-    return product.lower() if _UUID.fullmatch(product) else f"sku:{quote(product, safe='')}"
+    """The path segment for a product id, or for a SKU with or without the API's `sku:` before it."""
+    return product.lower() if _UUID.fullmatch(product) else f"sku:{quote(product.removeprefix('sku:'), safe='')}"
 
 
 def _filters(**given: str | int | None) -> dict[str, str | int]:

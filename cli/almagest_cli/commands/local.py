@@ -18,12 +18,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from almagest_cli import output
+from almagest_cli.client import Client
 from almagest_cli.local.daemons import tail
 from almagest_cli.local.errors import LocalError, NotReadyError
 from almagest_cli.local.layout import SERVICES, Ports
 from almagest_cli.local.system import CERTIFICATES, POSTGRES, VALKEY, Report, Started, System
 from almagest_cli.output import CommandError, Exit, Json, err, out
-from almagest_cli.settings import places
+from almagest_cli.settings import ClientSettings, places
 
 _FOLLOW_SECONDS = 0.2
 _DATED = re.compile(r"\d{4}-\d\d-\d\d ")
@@ -55,6 +56,11 @@ def up(
             ports = Ports.usual(gateway=port or usual.gateway, base=first)
         system = System(places().state, ports=ports, shards=shards, report=report)
         started = system.up(timeout=timeout)
+    if started.admin.password is not None:
+        # Whoever makes a system wants to use it: the first command after `up` need not ask for what `up` just said.
+        settings = ClientSettings(url=started.url, ca=started.ca, session=places().session)
+        with Client(settings) as client:
+            client.log_in(started.admin.email, started.admin.password)
     seconds = time.monotonic() - started_at
     if as_json:
         output.print_json(
@@ -300,11 +306,12 @@ def _welcome(started: Started, seconds: float) -> None:
     if started.admin.password is not None:
         out.print(f"  Admin        {started.admin.email}")
         out.print(f"  Password     [bold]{escape(started.admin.password)}[/]  (shown this once: keep it)")
+        out.print("You are logged in as the admin at this command line.")
     out.print("\nNext:")
     for command, purpose in (
-        ("almagest login", "as the admin"),
         ("almagest demo", "import 9,581 vehicles"),
         ("almagest search toyota", "find some of them"),
+        ("almagest token", "for curl: Authorization: Bearer ..."),
         ("almagest trace", "see what a request did"),
         ("almagest status", "what runs; logs, down, reset"),
     ):

@@ -1,4 +1,4 @@
-"""`login` and `logout`."""
+"""`login`, `token` and `logout`."""
 
 import sys
 from typing import Annotated
@@ -37,6 +37,17 @@ def login(
         output.print_json({"url": settings.url, "user": user})
     else:
         out.print(f"Logged in at {settings.url} as {escape(user['email'])} ({', '.join(user['roles'])}).")
+
+
+def token(*, as_json: Json = False) -> None:
+    """Print an access token of the session, for curl. It is good for some minutes; ask again then."""
+    with Client(ClientSettings.read()) as client:
+        access_token = client.access_token()
+    if as_json:
+        output.print_json({"access_token": access_token})
+    else:
+        # Not through the table of styles, which breaks long lines.
+        sys.stdout.write(f"{access_token}\n")
 
 
 def logout(*, as_json: Json = False) -> None:
