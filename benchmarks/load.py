@@ -1,8 +1,7 @@
 """A load generator that costs little: HTTP/1.1 over TLS, one request in flight per connection, in a process of its own.
 
 Each connection sends the same bytes over and over and looks at nothing of the answer but its status and length. So it
-uses a tenth of the CPU of a
-client library, which would otherwise be measured along with the server on a small machine.
+uses a tenth of the CPU of a client library, which would otherwise be measured along with the server on a small machine.
 """
 
 import argparse

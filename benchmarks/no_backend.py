@@ -1,5 +1,5 @@
-"""The gateway, as it is, over ports that answer from memory: what the door itself costs. Told by its environment
-like the gateway.
+"""The gateway, as it is, over ports that answer from memory: what the door itself costs. Told by its environment like
+the gateway.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
-"""What one would write in an afternoon: FastAPI, a SQLAlchemy model, a pydantic answer, one process. The reference
-for reads.
+"""What one would write in an afternoon: FastAPI, a SQLAlchemy model, a pydantic answer, one process. The reference for
+reads.
 
 It is no straw man: async engine on asyncpg with a pool, expire_on_commit off, uvicorn with uvloop and httptools, TLS
 like the gateway's.

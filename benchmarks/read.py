@@ -1,10 +1,9 @@
 """Reading one product of 2 KB at 32 connections: through the gateway, beside a plain application, and beside the
 gateway with no backend.
 
-The gateway's read makes two hops more than the plain application's: mutual TLS to catalog-query and there to
-Postgres, with the person proven
-on each. It is faster because reads that wait travel together, the document is stored ready to send, and nothing
-decodes it on the way.
+The gateway's read makes two hops more than the plain application's: mutual TLS to catalog-query and there to Postgres,
+with the person proven on each. It is faster because reads that wait travel together, the document is stored ready to
+send, and nothing decodes it on the way.
 """
 
 import os

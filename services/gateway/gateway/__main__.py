@@ -21,8 +21,8 @@ _logger = structlog.stdlib.get_logger(__name__)
 
 
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT: then not ready, for as long as balancers need to notice; then no more
-    requests; then the end.
+    """Serve until SIGTERM or SIGINT: then not ready, for as long as balancers need to notice; then no more requests;
+    then the end.
     """
     stop = asyncio.Event()
     draining = asyncio.Event()

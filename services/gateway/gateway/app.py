@@ -25,7 +25,7 @@ _LENGTH = len(_PRODUCTS)
 _ROUTERS = tuple(
     module.router for module in (sessions, users, products, vehicles, imports, jobs, projections, operations)
 )
-_ROUTES: Sequence[Any] = (products.GET_PRODUCT, *(route for router in _ROUTERS for route in router.routes))
+_ROUTES: Sequence[Any] = tuple(route for router in _ROUTERS for route in router.routes)
 _NAMES: Mapping[Any, str] = {route.endpoint: route.path for route in _ROUTES}
 
 
@@ -51,8 +51,6 @@ def create_app(settings: Settings, ports: Ports, readiness: Readiness) -> Applic
     application.state.ports = ports
     application.state.people = People(ports.auth)
     application.state.readiness = readiness
-    # Reached only by methods that it does not know.
-    application.router.routes.append(products.GET_PRODUCT)
     for router in _ROUTERS:
         application.include_router(router)
     application.openapi = lambda: _openapi(application)
@@ -65,14 +63,16 @@ def create_app(settings: Settings, ports: Ports, readiness: Readiness) -> Applic
 
 
 class _HotPath:
-    """Takes the reading of one product past the machinery that all others go through: it would cost more than the
-    rest of the work.
+    """Takes the reading of one product past the machinery that all others go through: it would cost more than the rest
+    of the work.
 
     What it raises is answered by `RequestContext`, like all that nobody else answers.
     """
 
     def __init__(self, application: FastAPI) -> None:
         self._application = application
+        self._people: People = application.state.people
+        self._ports: Ports = application.state.ports
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -83,29 +83,15 @@ class _HotPath:
             and (reference := path[_LENGTH:])
             and "/" not in reference
         ):
-            scope["app"] = self._application
-            scope["endpoint"] = products.get_product
-            scope["path_params"] = {"product_id": reference}
-            response = await products.get_product(Request(scope, receive))
-            await response(scope, receive, send)
+            scope["endpoint"] = products.documented_get_product
+            await products.get_product(scope, send, people=self._people, ports=self._ports, reference=reference)
         else:
             await self._application(scope, receive, send)
 
 
 def _openapi(application: FastAPI) -> dict[str, Any]:
     if application.openapi_schema is None:
-        documented = FastAPI()
-        documented.add_api_route(
-            products.GET_PRODUCT.path,
-            products.documented_get_product,
-            operation_id="getProduct",
-            summary="One product",
-            tags=["products"],
-            responses=products.GET_PRODUCT_RESPONSES,
-        )
-        for router in _ROUTERS:
-            documented.include_router(router)
-        application.openapi_schema = openapi.document(documented)
+        application.openapi_schema = openapi.document(application)
     return application.openapi_schema
 
 

@@ -2,11 +2,9 @@
 
 Out: decimals as exact strings, times as RFC 3339 with `Z`, UUIDs in their usual form.
 
-In: one text has one meaning. A key that is there twice means different things to different parsers, `NaN` is no JSON,
-a number of a thousand digits
-costs time that nobody has, and a thousand brackets cost the stack of somebody further in. All of these are refused
-before anything looks at
-the content.
+In: one text has one meaning. A key that is there twice means different things to different parsers, `NaN` is no JSON, a
+number of a thousand digits costs time that nobody has, and a thousand brackets cost the stack of somebody further in.
+All of these are refused before anything looks at the content.
 """
 
 import json
@@ -77,8 +75,8 @@ def _check_depth(body: bytes) -> None:
 
 
 def _check_escapes(value: Any) -> None:
-    """Escapes can write what UTF-8 cannot: half a surrogate pair, which is no character. NUL is one that no
-    database takes.
+    """Escapes can write what UTF-8 cannot: half a surrogate pair, which is no character. NUL is one that no database
+    takes.
     """
     if isinstance(value, str):
         if "\0" in value:

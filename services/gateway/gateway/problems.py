@@ -1,9 +1,8 @@
 """Problems (RFC 9457): the one table from whatever goes wrong to what a client is told.
 
 Everything that fails behind the door arrives as a `RemoteProblem` with a gRPC status and a reason; what fails at the
-door is raised as a
-`Refused`. Both become the same JSON. Texts of unexpected exceptions never do: they go to the log, under the trace id
-that the client is given.
+door is raised as a `Refused`. Both become the same JSON. Texts of unexpected exceptions never do: they go to the log,
+under the trace id that the client is given.
 """
 
 import math

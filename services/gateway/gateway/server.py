@@ -1,9 +1,8 @@
 """The HTTP servers that the gateway can run on: Granian unless the settings say otherwise.
 
 All three run in this process and on its one event loop. Granian's usual way, a parent that watches over worker
-processes, is not taken: supervision is
-Kubernetes' or the local runtime's, a parent that is killed leaves a worker that holds the port, and a process more
-costs memory for nothing.
+processes, is not taken: supervision is Kubernetes' or the local runtime's, a parent that is killed leaves a worker that
+holds the port, and a process more costs memory for nothing.
 """
 
 import asyncio

@@ -2,9 +2,8 @@
 OpenAPI.
 
 They check shape only: length, alphabet, range of a machine number. What a value means (check digits, currencies and
-their decimals, the
-model years of today) is decided by the service that owns the rule, whose violations come back under the same field
-names.
+their decimals, the model years of today) is decided by the service that owns the rule, whose violations come back under
+the same field names.
 """
 
 from typing import Annotated, Literal

@@ -1,10 +1,8 @@
 """The same request twice has one effect.
 
 The key of the client and the person make the command id, which the log keeps with the answer for ever: that is what
-makes repeats safe, on any
-replica and after any crash. The memory beside it only says no sooner, where the log could not: to a key that comes
-with another
-request before anything is decided, and to a repeat of a request that still runs.
+makes repeats safe, on any replica and after any crash. The memory beside it only says no sooner, where the log could
+not: to a key that comes with another request before anything is decided, and to a repeat of a request that still runs.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """From an access token to the person, by way of auth, at most once a minute for each token.
 
 The transaction token is what the services believe. It lives for a minute; exchanging once a request would double the
-cost of each read. It is used until
-shortly before its end, so that it is still good when the last service in the chain looks at it.
+cost of each read. It is used until shortly before its end, so that it is still good when the last service in the chain
+looks at it.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ class InvalidAccessToken(Exception):
 
 
 class People:
-    """Remembers at most `capacity` persons by access token, the last used ones. Exchanges of one token that would
-    run side by side are one.
+    """Remembers at most `capacity` persons by access token, the last used ones. Exchanges of one token that would run
+    side by side are one.
     """
 
     def __init__(self, auth: Auth, *, capacity: int = 10_000) -> None:
@@ -67,8 +67,8 @@ class People:
             raise InvalidAccessToken
         task = self._running.get(access_token)
         if task is None:
-            # In the context of whoever came first, for the sake of its trace, but not with its deadline:
-            # others wait, too.
+            # In the context of whoever came first, for the sake of its trace, but not with its deadline: others wait,
+            # too.
             task = asyncio.create_task(self._exchange(access_token), context=contextvars.copy_context())
             self._running[access_token] = task
             task.add_done_callback(lambda done: self._finished(access_token, done))

@@ -2,9 +2,8 @@
 contract.
 
 Calls that fail raise `chassis.errors.RemoteProblem` with the problem that the service named. All of them end by the
-deadline of the request.
-Messages are those of the services: this is their published language, and a third form of the same fields would only
-be one more to keep right.
+deadline of the request. Messages are those of the services: this is their published language, and a third form of the
+same fields would only be one more to keep right.
 """
 
 import enum
@@ -108,8 +107,8 @@ class Worker(Protocol):
     async def submit_import(
         self, header: jobs_pb2.ImportHeader, chunks: AsyncIterator[bytes], person: Person
     ) -> jobs_pb2.Job:
-        """Pass a file on while it comes. An exception out of `chunks` aborts the call, of which nothing is kept,
-        and is raised here.
+        """Pass a file on while it comes. An exception out of `chunks` aborts the call, of which nothing is kept, and is
+        raised here.
         """
         ...
 
@@ -153,9 +152,7 @@ class KeyMemory(Protocol):
     """
 
     async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Claim:
-        """Remember that a request with this key and fingerprint runs, for at most `seconds`, unless the key is
-        known.
-        """
+        """Remember for at most `seconds` that a request with this key and fingerprint runs, unless the key is known."""
         ...
 
     async def done(self, key: str, fingerprint: bytes) -> None:

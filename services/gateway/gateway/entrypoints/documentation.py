@@ -1,5 +1,5 @@
-"""How operations are documented: which problems each can answer, which headers, which body.
-`entrypoints/openapi.py` puts it together.
+"""How operations are documented: which problems each can answer, which headers, which body. `entrypoints/openapi.py`
+puts it together.
 """
 
 from collections.abc import Mapping

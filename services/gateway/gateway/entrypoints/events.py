@@ -1,5 +1,5 @@
-"""Server-sent events, with something to hear at least every few seconds, so that nothing on the way takes the
-silence for an end.
+"""Server-sent events, with something to hear at least every few seconds, so that nothing on the way takes the silence
+for an end.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ _logger = structlog.stdlib.get_logger(__name__)
 
 
 class EventStream(Response):
-    """Sends events as they come, and ends when they do. When their source fails, the stream ends, and the client,
-    as told, comes again.
+    """Sends events as they come, and ends when they do. When their source fails, the stream ends, and the client, as
+    told, comes again.
     """
 
     media_type = "text/event-stream"

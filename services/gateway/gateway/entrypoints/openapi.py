@@ -1,8 +1,7 @@
 """The OpenAPI document: FastAPI's, completed with what it cannot know, and a rendition in 3.0 for the docs page.
 
 The newest Swagger UI that comes as a wheel draws OpenAPI 3.0 only, so the page gets the same document with the few
-words of 3.1 that differ
-put into the older form. What is published is 3.1.
+words of 3.1 that differ put into the older form. What is published is 3.1.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Products: written through commands, read from the read model, explained from the log.
 
-Reading one product is what this system does most. It is a plain Starlette route, documented by hand: FastAPI's
-dependencies and
-validation would cost more than everything else that the request needs of this process.
+Reading one product is what this system does most. It is served as bare ASGI, ahead of all routes, and only documented
+as one: FastAPI's dependencies and validation would cost more than everything else that the request needs of this
+process.
 """
 
 import asyncio
@@ -13,8 +13,9 @@ from almagest.catalog.v1 import command_pb2, query_pb2
 from chassis.telemetry.tracing import inject
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import Scope, Send
 
+from gateway.application.people import People
 from gateway.application.ports import Person, Ports
 from gateway.encoding import encode
 from gateway.entrypoints.bodies import JsonBody
@@ -121,14 +122,32 @@ async def read_product(
     return max((read.result() for read in reads), key=lambda document: document.revision)
 
 
-async def get_product(request: Request) -> Response:
-    """One product: the stored document as it is."""
-    headers = request.headers
-    state = request.app.state
-    person = await person_of(state.people, headers.get("authorization"))
-    product_id = product_id_of(request.path_params["product_id"])
-    document = await read_product(state.ports, person, product_id, headers.get("almagest-consistency"))
-    return document_response(document, headers.get("if-none-match"))
+async def get_product(scope: Scope, send: Send, *, people: People, ports: Ports, reference: str) -> None:
+    """One product: the stored document as it is, sent without a request or response object in between."""
+    authorization = consistency = known = None
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            authorization = value.decode("latin-1")
+        elif name == b"almagest-consistency":
+            consistency = value.decode("latin-1")
+        elif name == b"if-none-match":
+            known = value.decode("latin-1")
+    person = await person_of(people, authorization)
+    document = await read_product(ports, person, product_id_of(reference), consistency)
+    etag = f'"{document.revision}"'
+    headers = [
+        (b"etag", etag.encode()),
+        (b"almagest-consistency", document.consistency_token.encode()),
+        (b"cache-control", b"private, no-cache"),
+    ]
+    if known is not None and matches(known, etag):
+        await send({"type": "http.response.start", "status": 304, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    body = document.document
+    headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def document_response(document: query_pb2.ProductDocument, if_none_match: str | None) -> Response:
@@ -140,18 +159,25 @@ def document_response(document: query_pb2.ProductDocument, if_none_match: str | 
     return Response(document.document, headers=headers, media_type="application/json")
 
 
-GET_PRODUCT = Route("/v1/products/{product_id}", get_product, methods=["GET"])
-GET_PRODUCT_RESPONSES = {
+GET_PRODUCT = "/v1/products/{product_id}"
+GET_PRODUCT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: success("The product", ProductDocument, ETAG, READ_HEADERS),
     304: success("The client has the current one", None, ETAG, READ_HEADERS),
     **problems(*ASKED, 404),
 }
 
 
+@router.get(
+    GET_PRODUCT,
+    operation_id="getProduct",
+    summary="One product",
+    responses=GET_PRODUCT_RESPONSES,
+)
 async def documented_get_product(
     product_id: Reference, person: Asker, known: IfNoneMatch = None, consistency: Consistency = None
 ) -> None:
     """A product by id or by `sku:<SKU>`, as the read model has it."""
+    # Served by `get_product`, before it comes to routes; this says what that does, and which methods the path has.
     del product_id, person, known, consistency
 
 
@@ -318,8 +344,8 @@ async def batch_get_products(
 async def get_history(
     request: Request, product_id: Reference, person: Asker, page: Annotated[Page, Query()], ports: Backends
 ) -> Response:
-    """Each event of a product from the log, with its actor, reason and trace, and the fields of the document that
-    it changed.
+    """Each event of a product from the log, with its actor, reason and trace, and the fields of the document that it
+    changed.
     """
     answer = await ports.catalog_query.history(
         query_pb2.GetProductHistoryRequest(

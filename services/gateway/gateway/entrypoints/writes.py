@@ -1,6 +1,4 @@
-"""What all writes of products have in common: once, at the revision that was read, and answered with what became
-of it.
-"""
+"""What all writes of products share: once, at the revision that was read, and answered with what became of it."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager

@@ -64,8 +64,8 @@ class RequestContext:
     """Wraps the application. `route_name` gives the path template of a request that was routed, for metrics and span
     names.
 
-    Reads are given up when their client goes away. Writes are not: their outcome is worth knowing by the repeat that
-    is sure to come.
+    Reads are given up when their client goes away. Writes are not: their outcome is worth knowing by the repeat that is
+    sure to come.
     """
 
     def __init__(
@@ -209,10 +209,9 @@ class RequestContext:
 class _Receiver:
     """Knows whether the body has been read.
 
-    A request may be refused before its body has come. Many clients take an answer that comes while they still send
-    for an error of the
-    connection, and never see it; so some of the rest is taken and thrown away first, though not all that anybody
-    might send.
+    A request may be refused before its body has come. Many clients take an answer that comes while they still send for
+    an error of the connection, and never see it; so some of the rest is taken and thrown away first, though not all
+    that anybody might send.
     """
 
     __slots__ = ("_over", "_receive")
