@@ -3,6 +3,7 @@
 import asyncio
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import grpc
@@ -90,7 +91,7 @@ async def test_knowing_a_session_s_name_is_not_enough_to_end_it(service, newcome
     assert (await refresh(service, tokens)).access_token
 
 
-@pytest.mark.parametrize("token", ["", "x", "a" * 100_000, f"{uuid7().hex}.{'x' * 43}", "\x00" * 76])
+@pytest.mark.parametrize("token", ["", "x", "a" * 100_000, f"{UUID(int=7).hex}.{'x' * 43}", "\x00" * 76])
 async def test_what_is_no_refresh_token_is_refused(service, token: str):
     """Garbage and unknown sessions get the same answer; logging out with them is no error."""
     assert await reason(refresh(service, wire.Tokens(refresh_token=token))) == "INVALID_REFRESH_TOKEN"
