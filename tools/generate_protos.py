@@ -23,7 +23,8 @@ def generate(into: Path) -> None:
     plugin = Path(sys.executable).parent / "protoc-gen-mypy"
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"-I{well_known}"]
     command += [f"--plugin=protoc-gen-mypy={plugin}", f"--plugin=protoc-gen-mypy_grpc={plugin}_grpc"]
-    command += [f"--{kind}={into}" for kind in ("python_out", "grpc_python_out", "mypy_out", "mypy_grpc_out")]
+    command += [f"--{kind}={into}" for kind in ("python_out", "grpc_python_out")]
+    command += [f"--{kind}=quiet:{into}" for kind in ("mypy_out", "mypy_grpc_out")]
     subprocess.run([*command, *sources], check=True)
     for directory in sorted({path.parent for path in (into / "almagest").rglob("*.py")}):
         for package in (directory, *directory.parents):
