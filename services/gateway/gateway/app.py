@@ -1,12 +1,13 @@
 """The ASGI application, made of ports: the real ones in earnest, fakes in tests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from chassis.errors import ChassisError, RemoteProblem
 from chassis.http import Readiness
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,10 +23,17 @@ from gateway.settings import Settings
 _METHOD_NOT_ALLOWED = 405
 _PRODUCTS = "/v1/products/"
 _LENGTH = len(_PRODUCTS)
-_ROUTERS = tuple(
-    module.router for module in (sessions, users, products, vehicles, imports, jobs, projections, operations)
+_ROUTERS = (
+    sessions.router,
+    users.router,
+    *products.ROUTERS,
+    vehicles.router,
+    imports.router,
+    jobs.router,
+    projections.router,
+    operations.router,
 )
-_ROUTES: Sequence[Any] = tuple(route for router in _ROUTERS for route in router.routes)
+_ROUTES = tuple(route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute))
 _NAMES: Mapping[Any, str] = {route.endpoint: route.path for route in _ROUTES}
 
 
@@ -83,8 +91,8 @@ class _HotPath:
             and (reference := path[_LENGTH:])
             and "/" not in reference
         ):
-            scope["endpoint"] = products.documented_get_product
-            await products.get_product(scope, send, people=self._people, ports=self._ports, reference=reference)
+            scope["endpoint"] = products.one.documented_get_product
+            await products.one.get_product(scope, send, people=self._people, ports=self._ports, reference=reference)
         else:
             await self._application(scope, receive, send)
 
@@ -118,7 +126,7 @@ def _methods_at(request: Request) -> set[str]:
     for route in _ROUTES:
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
-            found |= route.methods
+            found.update(route.methods or ())
     return found
 
 

@@ -5,10 +5,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from gateway.entrypoints.dependencies import Asker, Backends, Consistency, IfNoneMatch, Reference, product_id_of
-from gateway.entrypoints.documentation import ASKED, ETAG, LINK, READ_HEADERS, problems, success
-from gateway.entrypoints.products import document_response, list_request, page_response, read_product
+from gateway.entrypoints.products.lists import PAGE, list_request, page_response
+from gateway.entrypoints.products.one import answers, document_response, read_product
 from gateway.problems import Refused
-from gateway.representations import ProductDocument, ProductPage
 from gateway.requests import ListVehicles
 
 router = APIRouter(tags=["vehicles"])
@@ -19,7 +18,7 @@ _VEHICLES = frozenset({"car", "truck"})
     "/v1/vehicles",
     operation_id="listVehicles",
     summary="List cars and trucks",
-    responses={200: success("A page", ProductPage, LINK, READ_HEADERS), **problems(*ASKED)},
+    responses=PAGE,
 )
 async def list_vehicles(
     request: Request,
@@ -37,11 +36,7 @@ async def list_vehicles(
     "/v1/vehicles/{product_id}",
     operation_id="getVehicle",
     summary="One car or truck",
-    responses={
-        200: success("The vehicle", ProductDocument, ETAG, READ_HEADERS),
-        304: success("The client has the current one", None, ETAG, READ_HEADERS),
-        **problems(*ASKED, 404),
-    },
+    responses=answers("The vehicle"),
 )
 async def get_vehicle(
     product_id: Reference,
