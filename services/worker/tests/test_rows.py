@@ -56,12 +56,37 @@ def test_a_row_means_put_then_price_then_publish() -> None:
 
 def test_what_is_left_out_or_null_is_not_said() -> None:
     """A row without price and publication describes only; null is the same as nothing."""
-    row = from_json({key: CAR[key] for key in ("sku", "kind", "name", "category", "attributes")})
-    nothing = from_json({**CAR, "text": None, "price": None, "publish": None})
+    row = from_json({key: CAR[key] for key in ("sku", "kind", "name", "attributes")})
+    nothing = from_json({**CAR, "text": None, "category": None, "price": None, "publish": None})
     assert isinstance(row, ImportRow)
     assert isinstance(nothing, ImportRow)
     assert len(row.commands) == 1
     assert row.commands == nothing.commands
+    assert row.commands[0].put.description.category == ""
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        (b"sku,kind,name,make,model,model_year", b"V60-1,car,Volvo V60,Volvo,V60,2020"),
+        (b"sku,kind,name,category,make,model,model_year", b"V60-1,car,Volvo V60,,Volvo,V60,2020"),
+    ],
+)
+def test_a_csv_without_a_category_says_the_same_as_ndjson_without_one(header: bytes, line: bytes) -> None:
+    """Neither the column nor the cell need be there, as in a product that is created by itself."""
+    row = csv_reader(header).read(record(line))
+    same = from_json(
+        {
+            "sku": "V60-1",
+            "kind": "car",
+            "name": "Volvo V60",
+            "attributes": {"make": "Volvo", "model": "V60", "model_year": 2020},
+        }
+    )
+    assert isinstance(row, ImportRow)
+    assert isinstance(same, ImportRow)
+    assert row.commands == same.commands
+    assert row.commands[0].put.description.category == ""
 
 
 def test_general_products_and_trucks_have_their_own_attributes() -> None:

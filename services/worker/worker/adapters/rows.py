@@ -61,8 +61,8 @@ class _Truck(_Vehicle):
 class _Row(_Strict):
     sku: str
     name: str
-    category: str
     text: str | None = None
+    category: str | None = None
     price: _Price | None = None
     publish: bool | None = None
 
@@ -107,7 +107,7 @@ def read_row(record: Record, content: bytes, value: Mapping[str, Any], reader: R
 
 
 def _commands(row: _GeneralRow | _CarRow | _TruckRow) -> tuple[command_pb2.ProductCommand, ...]:
-    description = events.Description(name=row.name, text=row.text or "", category=row.category)
+    description = events.Description(name=row.name, text=row.text or "", category=row.category or "")
     attributes = row.attributes
     if isinstance(attributes, _General):
         description.general.CopyFrom(
