@@ -71,6 +71,16 @@ def test_a_service_that_dies_is_named_with_its_last_words_and_nothing_is_left_ru
     assert not state.exists()
 
 
+def test_redis_is_the_embedded_one_unless_another_is_named(state, monkeypatch):
+    """What the services are told is what a test or an operator can ask for."""
+    monkeypatch.delenv("ALMAGEST_REDIS_URL", raising=False)
+    (state / "valkey").mkdir(parents=True)
+    system = System(state, ports=free_ports())
+    assert system.redis_url.startswith("unix://")
+    monkeypatch.setenv("ALMAGEST_REDIS_URL", "rediss://elsewhere:6379/0")
+    assert system.redis_url == "rediss://elsewhere:6379/0"
+
+
 def test_the_command_tells_the_same_on_one_line_of_json(almagest, state):
     """For programs: the error, the exit code, and nothing on standard output."""
     ports = free_ports()

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
-from almagest_cli.local.valkey import EmbeddedValkey
 from harness.door import Door
 from harness.running import RunningSystem, running_system
+from redis import Redis
 
 ROWS = 3_000
 CREATED_PRICED_PUBLISHED = 2
@@ -83,9 +82,8 @@ def test_the_same_key_is_answered_once_even_after_redis_forgot(mortal: tuple[Run
     first = door.call("POST", "/v1/products", json=body, headers=headers)
     assert first.status_code == 201, first.text
 
-    places = system.local.places
-    with redis.Redis.from_url(EmbeddedValkey(places.state / "valkey", log=places.log("valkey")).url) as connection:
-        connection.flushall()
+    with Redis.from_url(system.redis_url) as redis:
+        redis.flushall()
 
     again = door.call("POST", "/v1/products", json=body, headers=headers)
     assert again.status_code == 201, again.text

@@ -34,12 +34,12 @@ def test_after_redis_was_flushed_the_log_still_knows(
     key = {"Idempotency-Key": uuid.uuid4().hex}
     first = door.http.post("/v1/products", json=product, headers=key)
     assert first.status_code == 201, first.text
-    with Redis.from_url(system.local._redis_url()) as redis:
+    with Redis.from_url(system.redis_url) as redis:
         redis.flushall()
     again = door.http.post("/v1/products", json=product, headers=key)
     assert (again.status_code, again.content) == (201, first.content)
     assert again.headers["idempotency-replayed"] == "true"
-    with Redis.from_url(system.local._redis_url()) as redis:
+    with Redis.from_url(system.redis_url) as redis:
         redis.flushall()
     other = door.http.post("/v1/products", json=product | {"name": "Other"}, headers=key)
     assert other.status_code == 422, other.text

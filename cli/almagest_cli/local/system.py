@@ -109,6 +109,11 @@ class System:
         """Where the gateway is."""
         return f"https://localhost:{self.ports.gateway}"
 
+    @property
+    def redis_url(self) -> str:
+        """Where the services of a started system find Redis: the embedded Valkey, unless the environment names another."""
+        return os.environ.get("ALMAGEST_REDIS_URL") or self._valkey.url
+
     def daemons(self) -> Mapping[str, Daemon]:
         """Every process of the system by name, running or not, servers first."""
         theirs = {
@@ -179,7 +184,7 @@ class System:
         else:
             row = layout.service(name)
             require_free(name, self.ports.of(name))
-            self._launch(row, self._environment(row, self._databases(), self._redis_url()))
+            self._launch(row, self._environment(row, self._databases(), self.redis_url))
             self._await_ready(row, timeout=timeout)
 
     def kill(self, name: str) -> None:
@@ -308,7 +313,7 @@ class System:
             self._started.append(server.daemon)
             server.start()
             self._report(VALKEY, "ready")
-        return self._redis_url()
+        return self.redis_url
 
     def _start_postgres(self, missing: set[str]) -> Databases:
         if POSTGRES in missing:
@@ -326,9 +331,6 @@ class System:
             identities = self.places.authority / "identities"
             return ExternalPostgres(external, passwords=Passwords(secret), identities=identities)
         return self._postgres
-
-    def _redis_url(self) -> str:
-        return os.environ.get("ALMAGEST_REDIS_URL") or self._valkey.url
 
     def _environment(
         self, row: Service, databases: Databases, redis_url: str, *, as_owner: bool = False

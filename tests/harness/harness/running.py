@@ -32,6 +32,11 @@ class RunningSystem:
         """The directory of the services' spans."""
         return self.local.places.traces
 
+    @property
+    def redis_url(self) -> str:
+        """Where the services find Redis."""
+        return self.local.redis_url
+
     def log(self, process: str) -> str:
         """What a process has logged so far."""
         return self.local.places.log(process).read_text(encoding="utf-8", errors="replace")
