@@ -111,7 +111,7 @@ class System:
 
     @property
     def redis_url(self) -> str:
-        """Where the services of a started system find Redis: the embedded Valkey, unless the environment names another."""
+        """Where a started system finds Redis: in the embedded Valkey, unless the environment names another."""
         return os.environ.get("ALMAGEST_REDIS_URL") or self._valkey.url
 
     def daemons(self) -> Mapping[str, Daemon]:
