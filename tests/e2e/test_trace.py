@@ -88,28 +88,36 @@ def test_creating_a_product_is_one_trace_from_the_door_to_the_database(
 
     def complete(spans: list[tuple[str, Span]]) -> Any:
         ours = [(service, span) for service, span in spans if span.trace_id.hex() == trace_id]
-        sql = [
-            span for service, span in ours if service == "event-store" and _attribute(span, "db.system") == "postgresql"
-        ]
         linked = [
             span
             for service, span in spans
             if service == "catalog-query" and trace_id in {link.trace_id.hex() for link in span.links}
         ]
-        at_the_door = [span for service, span in ours if service == "gateway" and span.kind == Span.SPAN_KIND_SERVER]
-        return (ours, sql[0]) if sql and linked and at_the_door else None
+        path = _path_from_the_database(ours, to=parent_id)
+        return (ours, path) if path and linked else None
 
-    ours, sql = receiver.wait_for(complete)
+    ours, path = receiver.wait_for(complete)
 
-    by_id = {span.span_id: (service, span) for service, span in ours}
-    path = ["event-store"]
-    span = sql
-    while span.parent_span_id.hex() != parent_id:
-        service, span = by_id[span.parent_span_id]
-        if service != path[-1]:
-            path.append(service)
     assert path == ["event-store", "catalog-command", "gateway"]
     assert not [span.name for _, span in ours if span.status.code == span.status.STATUS_CODE_ERROR]
+
+
+def _path_from_the_database(spans: list[tuple[str, Span]], *, to: str) -> list[str]:
+    """The services on the way from the SQL up to the caller's span; empty while a span of the way is still missing."""
+    by_id = {span.span_id: (service, span) for service, span in spans}
+    sql = (
+        span for service, span in spans if service == "event-store" and _attribute(span, "db.system") == "postgresql"
+    )
+    above = next((("event-store", span) for span in sql), None)
+    path: list[str] = []
+    while above is not None:
+        service, span = above
+        if path[-1:] != [service]:
+            path.append(service)
+        if span.parent_span_id.hex() == to:
+            return path
+        above = by_id.get(span.parent_span_id)
+    return []
 
 
 def _attribute(span: Span, name: str) -> str:
