@@ -328,3 +328,29 @@ async def test_one_trace_runs_through_two_services(serve: ServiceFactory, issue:
     assert [span["kind"] for span in chain] == ["server", "client", "server", "client", "internal"]
     assert chain[-1]["parent_id"] == parent
     assert all(span["end_ns"] >= span["start_ns"] > 0 for span in spans)
+
+
+async def test_a_refusal_is_no_error_of_the_server_and_a_failure_is(
+    serve: ServiceFactory, issue: Issue, refusal: type[Exception], tmp_path: Path
+) -> None:
+    """Who looks for what is broken must not find every stale revision and every missing product."""
+    recorded = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with serve(trace_directory=tmp_path) as service:
+        stub = service.stub(issue("gateway"))
+        for error, code in ((refusal(41), "FAILED_PRECONDITION"), (ValueError("broken"), "INTERNAL")):
+
+            async def fail(_request: Any, _context: Any, error: Exception = error) -> Any:
+                raise error
+
+            service.servicer.behaviour = fail
+            with (
+                tracing.tracer().start_as_current_span("door", context=tracing.context_from(recorded)),
+                pytest.raises(RemoteProblem) as failed,
+            ):
+                await stub.GetShardMap(REQUEST)
+            assert failed.value.code.name == code
+        await asyncio.to_thread(tracing.flush_tracing)
+    spans = [orjson.loads(line) for line in (tmp_path / "event-store.jsonl").read_bytes().splitlines()]
+    assert [
+        (span["attributes"]["rpc.grpc.status_code"], span["status"]) for span in spans if span["kind"] == "server"
+    ] == [(9, "unset"), (13, "error")]

@@ -28,6 +28,18 @@ from chassis.tokens import METADATA_KEY, TokenVerifier, set_person
 
 _SLOW_SECONDS = 1.0
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+# What is wrong with the server, as OpenTelemetry's conventions for RPC servers have it. A caller that was refused is no
+# error of the one who refused.
+_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
 
 _access = structlog.stdlib.get_logger("chassis.access")
 _access_level = logging.getLogger("chassis.access")
@@ -190,7 +202,7 @@ class _Call:
         recorded = span.is_recording()
         if recorded:
             span.set_attribute("rpc.grpc.status_code", code.value[0])
-            if code is not grpc.StatusCode.OK:
+            if code in _FAULTS:
                 span.set_status(Status(StatusCode.ERROR, code.name))
         # Every failed, slow or traced call has its line; the others only when somebody debugs, since a line costs as
         # much as a small call.
