@@ -69,6 +69,21 @@ def test_lines_are_json_with_trace_ids_and_without_secrets() -> None:
     assert b"hunter2" not in done.stderr
 
 
+_POOL = """
+import asyncio
+from chassis.database.engine import create_engine
+from chassis.telemetry.logging import configure_logging
+configure_logging("event-store", "INFO")
+asyncio.run(create_engine("postgresql://nobody@127.0.0.1:1/nothing", name="events_0", size=2).dispose())
+"""
+
+
+def test_the_end_of_a_pool_is_no_news() -> None:
+    """What SQLAlchemy says of its pools stays out of the log."""
+    done = subprocess.run([sys.executable, "-c", _POOL], capture_output=True, check=True)
+    assert done.stderr == b""
+
+
 def _spans(exporter: FileSpanExporter, count: int) -> None:
     provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -27,8 +27,16 @@ _SECRET_PARTS = (
 )
 _MAXIMUM_DEPTH = 8
 
-# What libraries say at INFO is theirs to know; at WARNING it is ours.
-_QUIET = ("grpc", "asyncio", "uvicorn", "alembic.runtime.plugins", "opentelemetry")
+# What libraries say at INFO is theirs to know; at WARNING it is ours. SQLAlchemy's pool speaks under the name of its
+# class, which is ours.
+_QUIET = (
+    "grpc",
+    "asyncio",
+    "uvicorn",
+    "alembic.runtime.plugins",
+    "opentelemetry",
+    "chassis.database.engine._Pool",
+)
 
 
 def _is_secret(key: object) -> bool:
