@@ -1,6 +1,7 @@
 """`python -m auth`, as a process."""
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -150,9 +151,30 @@ async def test_migrations_run_again_change_nothing(environment):
     assert result.code == 0, result.err
 
 
-async def test_a_missing_key_encryption_key_is_named(environment):
-    """The setting's name stands in the message."""
-    del environment["ALMAGEST_KEY_ENCRYPTION_KEY_FILE"]
-    result = await run(environment, "serve")
-    assert result.code == 1
-    assert "ALMAGEST_KEY_ENCRYPTION_KEY_FILE is not set" in result.err
+async def test_a_missing_or_wrong_key_encryption_key_is_named(environment, tmp_path):
+    """In one line that says which file is asked for, for the service and for its commands; another key opens nothing."""
+    served = await run(environment, "rotate-keys", "--now")
+    assert served.code == 0, served.err
+    file = tmp_path / "key"
+    setting = "ALMAGEST_KEY_ENCRYPTION_KEY_FILE"
+    for content, words in (
+        (None, f"{setting} is not set"),
+        ("", f"cannot read the key-encryption key {file}: No such file"),
+        ("no key", f"{file} is not base64"),
+        (base64.b64encode(bytes(31)).decode(), f"{file}: the key-encryption key must be 32 bytes, not 31"),
+        (base64.b64encode(bytes(32)).decode(), f"give it the file it was first started with ({setting})"),
+    ):
+        given = {name: value for name, value in environment.items() if name != setting}
+        if content is not None:
+            given[setting] = str(file)
+        if content:
+            file.write_text(content)
+        result = await run(given, "serve")
+        (line,) = [json.loads(line) for line in result.err.splitlines()]
+        assert (result.code, line["event"], line["level"]) == (1, "cannot start", "error")
+        assert words in line["problem"]
+        assert "exception" not in line
+    del environment[setting]
+    created = await run(environment, "create-admin", "--email", "a@localhost")
+    assert (created.code, created.out) == (1, "")
+    assert json.loads(created.err)["problem"].startswith(f"{setting} is not set")

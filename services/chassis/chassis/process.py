@@ -53,6 +53,12 @@ class Assembly:
     """What must pass for the service to be ready; each raises when it does not."""
 
 
+class CannotStart(Exception):
+    """Something about the place that the process runs in is not as it must be. The message says what, to an operator
+    who knows nothing of the code.
+    """
+
+
 class BackgroundTaskEnded(Exception):
     """A background task ended while it was needed."""
 
@@ -324,7 +330,7 @@ def _run(work: Awaitable[int]) -> int:
             return runner.run(awaited())
     except KeyboardInterrupt:
         return 130
-    except (OSError, InvalidIdentity, PolicyIncomplete) as error:
+    except (CannotStart, OSError, InvalidIdentity, PolicyIncomplete) as error:
         # These say what is wrong with the place that we run in; where in our code it was noticed helps nobody.
         _logger.error("cannot start", problem=str(error))  # noqa: TRY400
         return 1
@@ -348,6 +354,7 @@ __all__ = [
     "BackgroundTaskEnded",
     "Bootstrap",
     "Bound",
+    "CannotStart",
     "Chassis",
     "main",
     "running",

@@ -19,7 +19,7 @@ PROGRAM = """
 import asyncio, sys
 from contextlib import asynccontextmanager
 from chassis.errors import ErrorTable
-from chassis.process import Assembly, main
+from chassis.process import Assembly, CannotStart, main
 from chassis.settings import ServiceSettings
 
 async def dies():
@@ -37,7 +37,13 @@ async def greet(settings, arguments):
     print("hello", *arguments)
     return 3
 
-main("gateway", Settings, bootstrap, commands={"greet": greet})
+class TooDark(CannotStart):
+    pass
+
+async def look(settings, arguments):
+    raise TooDark("it is dark here")
+
+main("gateway", Settings, bootstrap, commands={"greet": greet, "look": look})
 """
 
 
@@ -104,6 +110,17 @@ async def test_a_process_that_cannot_start_says_why(
     assert b"Traceback" not in err
 
 
+async def test_what_a_service_itself_finds_wrong_with_its_place_is_one_line(program: Path, issue: Issue) -> None:
+    """Its own kind of `CannotStart` is told as a sentence, not as a traceback."""
+    process = await _start(program, "look", ALMAGEST_IDENTITY_DIRECTORY=str(issue("gateway")))
+    async with asyncio.timeout(20):
+        _, err = await process.communicate()
+    assert process.returncode == 1
+    (line,) = [orjson.loads(line) for line in err.splitlines()]
+    assert (line["event"], line["level"], line["problem"]) == ("cannot start", "error", "it is dark here")
+    assert "exception" not in line
+
+
 async def test_a_process_whose_background_task_dies_ends_loudly(program: Path, issue: Issue) -> None:
     """Status 1, with the cause in the log."""
     await asyncio.to_thread(program.write_text, PROGRAM.replace('"dies" in settings.log_level', "True"))
@@ -123,7 +140,7 @@ async def test_a_service_has_commands_of_its_own(program: Path, issue: Issue) ->
     process = await _start(program, "dance", ALMAGEST_IDENTITY_DIRECTORY=identity)
     _, err = await process.communicate()
     assert process.returncode == 2
-    assert b"greet|serve" in err
+    assert b"greet|look|serve" in err
 
 
 async def test_redis_answers_and_does_not_keep_us_waiting(valkey: Any) -> None:

@@ -11,6 +11,7 @@ import hmac
 import os
 from pathlib import Path
 
+from chassis.process import CannotStart
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -24,7 +25,7 @@ _NONCE_BYTES = 12
 _VERSION = b"\x01"
 
 
-class KeyEncryptionKeyError(Exception):
+class KeyEncryptionKeyError(CannotStart):
     """The key-encryption key is missing, malformed, or not the one that the signing keys were sealed with."""
 
 
