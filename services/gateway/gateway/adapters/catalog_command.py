@@ -1,9 +1,14 @@
-"""Writes travel together: those that wait while calls are in flight go in the next one (see `chassis.coalescing`)."""
+"""Writes travel together: those that wait while calls are in flight go in the next one (see `chassis.coalescing`).
+
+A call that fails under way says nothing about what it carried: it may have been done.
+"""
 
 import asyncio
 from collections.abc import Sequence
 
+import grpc
 from almagest.catalog.v1 import command_pb2, command_pb2_grpc
+from almagest.rpc.v1 import problem_pb2
 from chassis.coalescing import Coalescer
 from chassis.deadlines import timeout_for
 from chassis.errors import RemoteProblem
@@ -14,6 +19,11 @@ from gateway.application.ports import CatalogCommand
 LIMIT_SECONDS = 30.0
 _MAX_BATCH = 64
 _IN_FLIGHT = 4
+_UNKNOWN = "OUTCOME_UNKNOWN"
+_UNKNOWN_MESSAGE = (
+    "Whether this took effect could not be found out. With an Idempotency-Key the same request can safely be sent "
+    "again; without one, look first."
+)
 
 
 class GrpcCatalogCommand(CatalogCommand):
@@ -31,14 +41,32 @@ class GrpcCatalogCommand(CatalogCommand):
         return await asyncio.shield(self._commands.submit(item, timeout=timeout))
 
     async def _send(self, items: Sequence[command_pb2.CommandItem]) -> Sequence[command_pb2.Executed | Exception]:
-        answer = await self._stub.ExecuteCommands(
-            command_pb2.ExecuteCommandsRequest(items=items), timeout=LIMIT_SECONDS
-        )
+        try:
+            answer = await self._stub.ExecuteCommands(
+                command_pb2.ExecuteCommandsRequest(items=items), timeout=LIMIT_SECONDS
+            )
+        except RemoteProblem as error:
+            if error.code is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            raise _outcome_unknown(error.problem, retry_after=error.retry_after, detail=error.detail) from error
         return [
-            RemoteProblem(result.problem) if result.HasField("problem") else result.executed
-            for result in answer.results
+            _refused(result.problem) if result.HasField("problem") else result.executed for result in answer.results
         ]
 
     async def close(self) -> None:
         """Refuse what waits."""
         await self._commands.close()
+
+
+def _refused(problem: problem_pb2.Problem) -> RemoteProblem:
+    # What catalog-command says of its command ids is nothing that a client of ours could follow.
+    return _outcome_unknown(problem) if problem.reason == _UNKNOWN else RemoteProblem(problem)
+
+
+def _outcome_unknown(
+    problem: problem_pb2.Problem, *, retry_after: float | None = None, detail: str = ""
+) -> RemoteProblem:
+    said = problem_pb2.Problem(
+        code=problem.code, reason=_UNKNOWN, message=_UNKNOWN_MESSAGE, metadata=dict(problem.metadata)
+    )
+    return RemoteProblem(said, retry_after=retry_after, detail=detail)
