@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -132,7 +133,8 @@ def test_a_span_line_holds_what_the_reader_wants(tmp_path: Path) -> None:
 def test_new_traces_are_limited_and_continued_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst passes up to the rate, then nothing until time has passed."""
     now = 0.0
-    monkeypatch.setattr("chassis.telemetry.tracing.time.monotonic", lambda: now)
+    # Not the function itself, by which the event loop of all tests goes.
+    monkeypatch.setattr("chassis.telemetry.tracing.time", SimpleNamespace(monotonic=lambda: now))
     sampler = RateLimitedSampler(5)
 
     def sampled() -> int:
