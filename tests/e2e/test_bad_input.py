@@ -22,10 +22,10 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def door(system: RunningSystem) -> Iterator[Door]:
-    with Door.to(system) as door:
-        door.call("GET", "/v1/users/me")
-        yield door
+def door(door: Door, system: RunningSystem) -> Door:
+    """Once all projectors are known, which tell how long the log is: shortly after the start."""
+    door.await_that("/v1/projections", lambda projections: len(projections["items"]) == system.local.shards)
+    return door
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from almagest_cli.local.ports import free_ports
 
+# Each goes on where the one before left off, on one system.
+pytestmark = pytest.mark.xdist_group("newcomer")
 VEHICLES = 9_581
 
 

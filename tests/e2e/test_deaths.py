@@ -8,6 +8,8 @@ from harness.door import Door
 from harness.running import RunningSystem, running_system
 from redis import Redis
 
+# All on one system, which would be started once per process otherwise.
+pytestmark = pytest.mark.xdist_group("deaths")
 ROWS = 3_000
 CREATED_PRICED_PUBLISHED = 2
 """The revision of a product after its three first events."""

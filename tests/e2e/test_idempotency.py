@@ -2,7 +2,6 @@
 
 import ssl
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,13 +12,6 @@ from harness.running import RunningSystem
 from redis import Redis
 
 pytestmark = pytest.mark.xdist_group("system")
-
-
-@pytest.fixture(scope="module")
-def door(system: RunningSystem) -> Iterator[Door]:
-    with Door.to(system) as door:
-        door.call("GET", "/v1/users/me")
-        yield door
 
 
 @pytest.fixture

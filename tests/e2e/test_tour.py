@@ -21,7 +21,6 @@ def door(request: pytest.FixtureRequest, system: RunningSystem) -> Iterator[Door
     _run_on(system, request.param)
     try:
         with Door.to(system) as door:
-            door.call("GET", "/v1/users/me")
             yield door
     finally:
         _run_on(system, "granian")

@@ -40,6 +40,8 @@ class Door:
         return cls(system.url, system.ca, email=system.admin_email, password=system.admin_password)
 
     def __enter__(self) -> Self:
+        """Log in, so that `http` can be used as it is for the first minutes."""
+        self.call("GET", "/v1/users/me")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,6 +69,15 @@ class Door:
         assert response.is_success, response.text
         return response.json()
 
+    def await_that(self, path: str, holds: Callable[[Document], bool], *, within: float = 60) -> Document:
+        """The JSON of a GET, once the condition holds."""
+        deadline = time.monotonic() + within
+        while not holds(document := self.get(path)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"after {within} s {path} is {document}")
+            time.sleep(_POLL_SECONDS)
+        return document
+
     def _log_in(self) -> None:
         if time.monotonic() < self._renew_at:
             return
@@ -88,14 +99,7 @@ class Door:
 
     def await_job(self, job_id: str, until: Callable[[Document], bool], *, within: float = 120) -> Document:
         """The job, once the condition holds or it has ended."""
-        deadline = time.monotonic() + within
-        while True:
-            job = self.get(f"/v1/jobs/{job_id}")
-            if until(job) or job["state"] in _ENDED:
-                return job
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"after {within} s the job is {job}")
-            time.sleep(_POLL_SECONDS)
+        return self.await_that(f"/v1/jobs/{job_id}", lambda job: until(job) or job["state"] in _ENDED, within=within)
 
     def await_end(self, job_id: str, *, within: float = 120) -> Document:
         """The job once it has ended."""
