@@ -127,7 +127,7 @@ def _methods_at(request: Request) -> set[str]:
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
             found.update(route.methods or ())
-    return found
+    return found | {"HEAD"} if "GET" in found else found
 
 
 async def _parameters_not_valid(request: Request, error: Exception) -> Response:

@@ -125,6 +125,41 @@ async def test_a_product_is_written_and_read(edge, request, car, http2):
         assert len({answer.headers["trace-id"] for answer in answers}) == 50
 
 
+@pytest.mark.parametrize("http2", [True, False], ids=["h2", "h1"])
+async def test_head_is_get_without_its_body(edge, request, fakes, car, http2):
+    """The same status and headers, for what is found, is known, is not there or is refused; a stream ends at once."""
+    fakes.worker.watch_gate = asyncio.Event()
+    async with edge.client(http2=http2 and "uvicorn" not in request.node.name) as client:
+        product = (await client.post("/v1/products", json=car)).json()
+        job = (await client.post("/v1/imports", content=b"x", headers={"Content-Type": "text/csv"})).json()
+        known = {"If-None-Match": "*"}
+        for path, headers, status in (
+            (f"/v1/products/{product['product_id']}", {}, 200),
+            ("/v1/products/sku:volvo-v60", known, 304),
+            ("/v1/products?page_size=1", {}, 200),
+            ("/v1/products/sku:nothing", {}, 404),
+            ("/v1/products/sku:volvo-v60", {"Authorization": ""}, 401),
+            ("/v1/imports", {}, 405),
+            ("/openapi.json", {}, 200),
+            ("/healthz", {}, 200),
+        ):
+            whole, head = await client.get(path, headers=headers), await client.head(path, headers=headers)
+            assert (head.status_code, whole.status_code, head.content) == (status, status, b""), path
+            assert _without_clock(head) == _without_clock(whole), path
+        async with asyncio.timeout(5):
+            stream = await client.head(f"/v1/jobs/{job['job_id']}/events")
+        assert (stream.status_code, stream.content) == (200, b"")
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        async with asyncio.timeout(5):
+            while not fakes.worker.unwatched:
+                assert (await client.get("/healthz")).json() == {"status": "ok"}
+
+
+def _without_clock(answer: httpx.Response) -> dict[str, str]:
+    """The headers but for those that no two answers share."""
+    return {name: value for name, value in answer.headers.items() if name not in {"date", "trace-id"}}
+
+
 async def test_a_large_file_is_uploaded_and_its_job_followed(edge, fakes):
     """Streaming in both directions."""
     content = b"0123456789abcdef" * 200_000

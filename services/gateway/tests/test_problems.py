@@ -109,11 +109,11 @@ async def test_unknown_paths_and_methods_are_problems_too(client):
         assert (answer.status_code, answer.json()["reason"]) == (404, "ROUTE_NOT_FOUND"), path
         assert answer.json().keys() == KEYS
     for method, path, allowed in (
-        ("DELETE", "/v1/products", "GET, POST"),
-        ("POST", "/v1/products/sku:x", "GET"),
-        ("PATCH", "/v1/jobs", "GET"),
+        ("DELETE", "/v1/products", "GET, HEAD, POST"),
+        ("POST", "/v1/products/sku:x", "GET, HEAD"),
+        ("PATCH", "/v1/jobs", "GET, HEAD"),
         ("GET", "/v1/imports", "POST"),
-        ("QUERY", "/v1/users", "GET, POST"),
+        ("QUERY", "/v1/users", "GET, HEAD, POST"),
     ):
         answer = await client.request(method, path)
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)

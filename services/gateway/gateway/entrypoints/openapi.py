@@ -22,7 +22,7 @@ Log in at `/v1/sessions`, send the access token as `Authorization: Bearer`. Ever
 a read that
 carries it in `Almagest-Consistency` waits until it sees that write. Every answer names its trace in `Trace-Id`.
 Errors are
-`application/problem+json` (RFC 9457), with a stable `reason`.
+`application/problem+json` (RFC 9457), with a stable `reason`. HEAD answers what GET does, without the body.
 """
 _TAGS = [
     {"name": "sessions", "description": "Log in and out."},

@@ -65,7 +65,7 @@ class RequestContext:
     names.
 
     Reads are given up when their client goes away. Writes are not: their outcome is worth knowing by the repeat that is
-    sure to come.
+    sure to come. HEAD is served as GET, and its answer ends where the body would begin.
     """
 
     def __init__(
@@ -92,17 +92,20 @@ class RequestContext:
             return
         began = time.perf_counter()
         method: str = scope["method"]
+        if method == "HEAD":
+            # A copy: the server looks at its own, which says that no body will come.
+            scope = {**scope, "method": "GET"}
         size, traceparent, prefer, if_match = self._look_at(scope["headers"])
         set_deadline(self._deadline(prefer))
         span = tracer().start_span(method, context=context_from(traceparent), kind=SpanKind.SERVER)
         otel_context.attach(set_span_in_context(span))
         trace_id = format(span.get_span_context().trace_id, "032x")
-        asked = Asked(method, scope["path"], trace_id, if_match)
+        asked = Asked(scope["method"], scope["path"], trace_id, if_match)
         scope["almagest.asked"] = asked
         outcome = _Outcome()
         if method not in _SAFE:
             receive = _Receiver(receive)
-        send = _Sender(send, outcome, trace_id.encode(), receive)
+        send = _Sender(send, outcome, trace_id.encode(), receive, with_body=method != "HEAD")
         _running.inc()
         try:
             size += len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
@@ -167,7 +170,8 @@ class RequestContext:
             if not outcome.gone:
                 raise
             task.uncancel()
-            outcome.status = _CLIENT_GONE
+            if not outcome.complete:
+                outcome.status = _CLIENT_GONE
         finally:
             look.cancel()
             for watch in watches:
@@ -238,13 +242,14 @@ class _Receiver:
 class _Sender:
     """Adds to each answer what all of them have."""
 
-    __slots__ = ("_outcome", "_receive", "_send", "_trace_id")
+    __slots__ = ("_outcome", "_receive", "_send", "_trace_id", "_with_body")
 
-    def __init__(self, send: Send, outcome: _Outcome, trace_id: bytes, receive: Receive) -> None:
+    def __init__(self, send: Send, outcome: _Outcome, trace_id: bytes, receive: Receive, *, with_body: bool) -> None:
         self._send = send
         self._receive = receive
         self._outcome = outcome
         self._trace_id = trace_id
+        self._with_body = with_body
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -258,9 +263,25 @@ class _Sender:
             message["headers"] = headers
             if message["status"] >= _REFUSED and isinstance(self._receive, _Receiver):
                 await self._receive.drain()
-        elif message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._outcome.complete = True
+        elif message["type"] == "http.response.body":
+            more = message.get("more_body", False)
+            if not self._with_body:
+                await self._end(more=more)
+                return
+            if not more:
+                self._outcome.complete = True
         await self._send(message)
+
+    async def _end(self, *, more: bool) -> None:
+        """End an answer to HEAD; a stream, which may go on for long, is not waited for."""
+        if self._outcome.complete:
+            return
+        self._outcome.complete = True
+        await self._send({"type": "http.response.body", "body": b""})
+        task = asyncio.current_task()
+        if more and task is not None:
+            self._outcome.gone = True
+            task.cancel()
 
 
 async def _watch(receive: Receive, task: asyncio.Task[Any], outcome: _Outcome) -> None:
