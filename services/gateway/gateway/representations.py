@@ -126,6 +126,9 @@ class ProductPage(Shape):
     next_cursor: Annotated[str | None, Field(description="For the next page; null when this is the last.")]
 
 
+_EXAMPLE_PATH = "/v1/products/0193a1c2-7f4e-7c3a-9d52-3f1b6f1f0c11"
+
+
 class Changed(Shape):
     """What became of a write."""
 
@@ -134,8 +137,14 @@ class Changed(Shape):
     revision: types.Revision
     changed: Annotated[bool, Field(description="False when the product already was as asked.")]
     created: Annotated[bool, Field(description="Whether the product came into being.")]
-    consistency_token: Annotated[str, Field(description="For reads that must see this.")]
-    links: dict[str, str]
+    consistency_token: Annotated[str, Field(description="For reads that must see this.", examples=["CAEQWyDXAw"])]
+    links: Annotated[
+        dict[str, str],
+        Field(
+            description="Where to go from here.",
+            examples=[{"self": _EXAMPLE_PATH, "history": f"{_EXAMPLE_PATH}/history"}],
+        ),
+    ]
 
 
 def changed(executed: command_pb2.Executed, sku: str | None) -> dict[str, Any]:
