@@ -16,6 +16,7 @@ from starlette.routing import Match
 from gateway.application.people import People
 from gateway.application.ports import Ports
 from gateway.entrypoints import imports, jobs, openapi, operations, products, projections, sessions, users, vehicles
+from gateway.entrypoints.products import one
 from gateway.middleware.context import UNMATCHED, Application, Receive, RequestContext, Scope, Send
 from gateway.problems import Asked, Refused, answer_to
 from gateway.settings import Settings
@@ -91,8 +92,8 @@ class _HotPath:
             and (reference := path[_LENGTH:])
             and "/" not in reference
         ):
-            scope["endpoint"] = products.one.documented_get_product
-            await products.one.get_product(scope, send, people=self._people, ports=self._ports, reference=reference)
+            scope["endpoint"] = one.documented_get_product
+            await one.get_product(scope, send, people=self._people, ports=self._ports, reference=reference)
         else:
             await self._application(scope, receive, send)
 
