@@ -76,7 +76,10 @@ IdempotencyKey = Annotated[
     Header(
         alias="Idempotency-Key",
         pattern="^[!-~]{1,200}$",
-        description="Makes a repeat safe: the same key with the same request gets the original answer, for ever.",
+        description=(
+            "Makes a repeat safe: the same key with the same request gets the original answer, for ever. A request that "
+            "changed nothing is not kept: its repeat is decided anew."
+        ),
         examples=["order-4711"],
     ),
 ]
