@@ -77,8 +77,8 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         pattern="^[!-~]{1,200}$",
         description=(
-            "Makes a repeat safe: the same key with the same request gets the original answer, for ever. A request that "
-            "changed nothing is not kept: its repeat is decided anew."
+            "Makes a repeat safe: the same key with the same request gets the original answer, for ever. "
+            "A request that changed nothing is not kept: its repeat is decided anew."
         ),
         examples=["order-4711"],
     ),
