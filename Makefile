@@ -45,6 +45,7 @@ generated: $(VENV)/dev ## The wire stays compatible; generated code and pages ar
 	cd protos && ../$(BIN)/buf breaking --against released.binpb
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python tools/configuration_page.py --check
+	$(BIN)/python tools/problems_page.py --check
 
 unit: $(VENV)/dev ## The tests, on all cores
 	$(BIN)/pytest -n auto --dist loadgroup
@@ -62,6 +63,7 @@ protos: $(VENV)/dev ## Generate the Python code of protos/ into protos/gen
 
 docs: $(VENV)/dev ## Write the pages that are made from code
 	$(BIN)/python tools/configuration_page.py
+	$(BIN)/python tools/problems_page.py
 
 released: $(VENV)/dev ## Take the present protos as what later ones must stay compatible with
 	cd protos && ../$(BIN)/buf build -o released.binpb

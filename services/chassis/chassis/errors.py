@@ -195,6 +195,11 @@ class ErrorTable:
                 raise ValueError(f"the row of {error.__name__} answers OK")
         self._rows = dict(rows)
 
+    @property
+    def rows(self) -> Mapping[type[Exception], ErrorRow[Any]]:
+        """The rows, for those who describe them."""
+        return self._rows
+
     def _row(self, error: Exception) -> ErrorRow[Any] | None:
         for ancestor in type(error).__mro__:
             row = self._rows.get(ancestor)

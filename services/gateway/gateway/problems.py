@@ -84,7 +84,7 @@ TITLES: Mapping[int, str] = {
     503: "Service Unavailable",
     504: "Gateway Timeout",
 }
-_REASONS: Mapping[int, str] = {
+REASONS: Mapping[int, str] = {
     400: "INVALID_REQUEST",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
@@ -155,7 +155,7 @@ _STATUS: Mapping[int, int] = {
         grpc.StatusCode.DEADLINE_EXCEEDED: 504,
     }.items()
 }
-_KEY_REUSED = frozenset({"COMMAND_ID_REUSED", "APPEND_ID_REUSED"})
+_KEY_REUSED = frozenset({"COMMAND_ID_REUSED", "COMMAND_REUSED", "APPEND_ID_REUSED"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -212,7 +212,7 @@ def answer_to(error: Exception, asked: Asked) -> Answer:
     if isinstance(error, HTTPException):
         status = error.status_code
         return _answer(
-            status, _REASONS.get(status, "REFUSED"), _framework_detail(status), asked, headers=error.headers or {}
+            status, REASONS.get(status, "REFUSED"), _framework_detail(status), asked, headers=error.headers or {}
         )
     if isinstance(error, TimeoutError):
         return _answer(504, "DEADLINE_EXCEEDED", "The time for this request is over.", asked)

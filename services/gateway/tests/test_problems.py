@@ -16,6 +16,7 @@ KEYS = {"type", "title", "status", "detail", "instance", "reason", "trace_id", "
         ("INVALID_ARGUMENT", "INVALID_REQUEST", "GET", False, 400),
         ("INVALID_ARGUMENT", "INVALID_COMMAND", "POST", False, 422),
         ("INVALID_ARGUMENT", "COMMAND_ID_REUSED", "POST", False, 422),
+        ("FAILED_PRECONDITION", "COMMAND_REUSED", "POST", False, 422),
         ("UNAUTHENTICATED", "TOKEN_EXPIRED", "GET", False, 401),
         ("PERMISSION_DENIED", "SCOPE_MISSING", "GET", False, 403),
         ("NOT_FOUND", "PRODUCT_NOT_FOUND", "GET", False, 404),
