@@ -51,16 +51,22 @@ def _key_pin(system: RunningSystem) -> str:
     ).decode()
 
 
-@pytest.fixture
-async def docs(system: RunningSystem) -> AsyncIterator[Seen]:
-    """The page in a browser that trusts this gateway's key and no other."""
-    browser_program = shutil.which("chromium")
-    if browser_program is None:
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where the browser is."""
+    program = shutil.which("chromium")
+    if program is None:
         pytest.skip("Needs a browser: apt-get install chromium (.ci/run does).")
+    return program
+
+
+@pytest.fixture
+async def docs(chromium: str, system: RunningSystem) -> AsyncIterator[Seen]:
+    """The page in a browser that trusts this gateway's key and no other."""
     flags = [*_FLAGS, f"--ignore-certificate-errors-spki-list={_key_pin(system)}"]
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=browser_program, args=flags, chromium_sandbox=False, timeout=60_000
+            executable_path=chromium, args=flags, chromium_sandbox=False, timeout=60_000
         )
         try:
             page = await browser.new_page(viewport={"width": 1280, "height": 1000})
