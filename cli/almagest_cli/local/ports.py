@@ -1,6 +1,7 @@
 """Who holds a port, and which ports are free."""
 
 import errno
+import secrets
 import socket
 from collections.abc import Iterable
 
@@ -10,6 +11,7 @@ from almagest_cli.local.errors import LocalError, PortTakenError
 from almagest_cli.local.layout import GATEWAY, SERVICES, Ports
 
 _CONNECT_SECONDS = 2.0
+_OUTSIDE_THE_EPHEMERAL_RANGE = range(15_000, 32_000)
 
 
 def require_free(name: str, ports: Iterable[int]) -> None:
@@ -61,17 +63,29 @@ def holder(port: int) -> str:
     return "another process"
 
 
+def free_port() -> int:
+    """A port that is free now, and likely to be so a moment later.
+
+    Not one that the system offers (port 0): those are also what outgoing connections are given, so whoever opens one
+    meanwhile takes it. These lie below that range, and are drawn by chance so that two who look at once find two.
+    """
+    while True:
+        number = secrets.choice(_OUTSIDE_THE_EPHEMERAL_RANGE)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                continue
+            return number
+
+
 def free_ports() -> Ports:
     """A free port for everything that opens one, for systems side by side."""
     inner = [row.name for row in SERVICES if row.name != GATEWAY]
-    sockets = [socket.socket() for _ in range(2 * len(inner) + 1)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        numbers = [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    numbers: list[int] = []
+    while len(numbers) < 2 * len(inner) + 1:
+        if (number := free_port()) not in numbers:
+            numbers.append(number)
     half = len(inner)
     return Ports(
         gateway=numbers[-1],

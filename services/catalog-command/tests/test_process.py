@@ -3,11 +3,11 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 
 import grpc
 import pytest
+from almagest_cli.local.ports import free_port
 from chassis.errors import RemoteProblem
 from chassis.identity.files import FileIdentitySource
 from chassis.rpc.channel import Channel
@@ -16,9 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 async def test_it_serves_until_it_is_told_to_stop(identity, port):

@@ -1,21 +1,15 @@
 """The laws of the edge, on a real socket with real TLS, under each of the three servers."""
 
 import asyncio
-import socket
 import ssl
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from almagest_cli.local.ports import free_port
 from gateway.server import serve
 
 SERVERS = ("granian", "hypercorn", "uvicorn")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def until_closed(port: int) -> None:

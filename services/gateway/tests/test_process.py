@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 
 import httpx
 import pytest
+from almagest_cli.local.ports import free_port
 
 
 @pytest.fixture
@@ -17,9 +17,7 @@ def environment(settings):
     targets = {
         f"ALMAGEST_{name}_TARGET": "127.0.0.1:1" for name in ("AUTH", "CATALOG_COMMAND", "CATALOG_QUERY", "WORKER")
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return (
         {name: value for name, value in os.environ.items() if not name.startswith("ALMAGEST_")}
         | targets

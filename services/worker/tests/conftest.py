@@ -22,6 +22,7 @@ import orjson
 import pytest
 from almagest.auth.v1 import auth_pb2, auth_pb2_grpc
 from almagest.jobs.v1 import jobs_pb2, jobs_pb2_grpc
+from almagest_cli.local.ports import free_port
 from chassis.database.migrations import upgrade
 from chassis.identity.files import FileIdentitySource
 from chassis.process import running
@@ -32,12 +33,6 @@ from worker.settings import Settings
 
 TRUST_DOMAIN = "almagest.internal"
 ENDED = (jobs_pb2.JOB_STATE_SUCCEEDED, jobs_pb2.JOB_STATE_FAILED, jobs_pb2.JOB_STATE_CANCELLED)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 async def eventually(check: Callable[[], Any], *, seconds: float = 30, every: float = 0.05) -> Any:
