@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from harness.door import Door
 from harness.running import RunningSystem, running_system
-from redis import Redis
 
 # All on one system, which would be started once per process otherwise.
 pytestmark = pytest.mark.xdist_group("deaths")
@@ -74,20 +73,3 @@ def test_the_same_import_again_changes_nothing(mortal: tuple[RunningSystem, Door
     fresh = {"Almagest-Consistency": ", ".join(first["consistency_tokens"])}
     products = list(door.items("/v1/products", category="deaths/twice", headers=fresh))
     assert {product["revision"] for product in products} == {CREATED_PRICED_PUBLISHED}
-
-
-def test_the_same_key_is_answered_once_even_after_redis_forgot(mortal: tuple[RunningSystem, Door]) -> None:
-    """The log keeps the answer: flushing Redis between two requests with one key neither writes twice nor refuses."""
-    system, door = mortal
-    body = {**row("memory", 1)}
-    headers = {"Idempotency-Key": "once-and-for-all"}
-    first = door.call("POST", "/v1/products", json=body, headers=headers)
-    assert first.status_code == 201, first.text
-
-    with Redis.from_url(system.redis_url) as redis:
-        redis.flushall()
-
-    again = door.call("POST", "/v1/products", json=body, headers=headers)
-    assert again.status_code == 201, again.text
-    assert again.json()["revision"] == first.json()["revision"]
-    assert again.headers["Idempotency-Replayed"] == "true"
