@@ -30,6 +30,7 @@ import uvloop
 from almagest.auth.v1 import auth_pb2, auth_pb2_grpc
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
 from almagest_cli.local.authority import LocalAuthority
+from almagest_cli.local.ports import free_port
 from almagest_cli.local.postgres import EmbeddedPostgres
 from chassis.coalescing import Coalescer
 from chassis.database.migrations import upgrade
@@ -343,15 +344,6 @@ async def measure(state: Path) -> None:
         bench = Bench(postgres, stub, tokens)
         await ready(bench)
         await report(bench, server)
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    import socket  # noqa: PLC0415
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def ready(bench: Bench) -> None:
