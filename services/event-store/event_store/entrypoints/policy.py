@@ -18,5 +18,8 @@ POLICY: Final[Policy] = {
     f"/{SERVICE}/BatchReadStreams": Rule(_READERS, Person.NONE),
     f"/{SERVICE}/ReadAll": Rule(_READERS, Person.NONE),
     f"/{SERVICE}/Subscribe": Rule(_FOLLOWERS, Person.NONE),
+    f"/{SERVICE}/PutSnapshots": Rule(frozenset({"catalog-command", "catalog-query"}), Person.NONE),
+    f"/{SERVICE}/SetStreamMetadata": Rule(frozenset({"catalog-command", "operator"}), Person.NONE),
+    f"/{SERVICE}/GetStreamMetadata": Rule(_READERS | {"operator"}, Person.NONE),
     f"/{SERVICE}/GetShardMap": Rule(_READERS | {"operator"}, Person.NONE),
 }

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"almagest/eventstore/v1/event.proto\x12\x16\x61lmagest.eventstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"t\n\x08NewEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x37\n\x08metadata\x18\x04 \x01(\x0b\x32%.almagest.eventstore.v1.EventMetadata\"\xfd\x01\n\rRecordedEvent\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x0e\n\x06\x62ucket\x18\x05 \x01(\r\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\x12\x0c\n\x04type\x18\x07 \x01(\t\x12\x0f\n\x07payload\x18\x08 \x01(\x0c\x12\x37\n\x08metadata\x18\t \x01(\x0b\x32%.almagest.eventstore.v1.EventMetadata\x12/\n\x0brecorded_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa6\x01\n\rEventMetadata\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12\x16\n\x0etransaction_id\x18\x03 \x01(\t\x12\x12\n\ncommand_id\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x0e\n\x06job_id\x18\x06 \x01(\t\x12\x13\n\x0bimport_line\x18\x07 \x01(\x04\x12\x0e\n\x06reason\x18\x08 \x01(\t\"0\n\rShardPosition\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\x04\"*\n\x0b\x42ucketRange\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\"R\n\x10\x43onsistencyToken\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06\x62ucket\x18\x02 \x01(\r\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x10\n\x08position\x18\x04 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"almagest/eventstore/v1/event.proto\x12\x16\x61lmagest.eventstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"t\n\x08NewEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x37\n\x08metadata\x18\x04 \x01(\x0b\x32%.almagest.eventstore.v1.EventMetadata\"\xc4\x02\n\rRecordedEvent\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x0e\n\x06\x62ucket\x18\x05 \x01(\r\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\x12\x0c\n\x04type\x18\x07 \x01(\t\x12\x0f\n\x07payload\x18\x08 \x01(\x0c\x12\x37\n\x08metadata\x18\t \x01(\x0b\x32%.almagest.eventstore.v1.EventMetadata\x12/\n\x0brecorded_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04hash\x18\x0b \x01(\x0c\x12\x37\n\x08original\x18\x0c \x01(\x0b\x32%.almagest.eventstore.v1.ShardPosition\"\xa6\x01\n\rEventMetadata\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12\x16\n\x0etransaction_id\x18\x03 \x01(\t\x12\x12\n\ncommand_id\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x0e\n\x06job_id\x18\x06 \x01(\t\x12\x13\n\x0bimport_line\x18\x07 \x01(\x04\x12\x0e\n\x06reason\x18\x08 \x01(\t\"0\n\rShardPosition\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\x04\"*\n\x0b\x42ucketRange\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\"R\n\x10\x43onsistencyToken\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06\x62ucket\x18\x02 \x01(\r\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x10\n\x08position\x18\x04 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,13 +35,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEWEVENT']._serialized_start=95
   _globals['_NEWEVENT']._serialized_end=211
   _globals['_RECORDEDEVENT']._serialized_start=214
-  _globals['_RECORDEDEVENT']._serialized_end=467
-  _globals['_EVENTMETADATA']._serialized_start=470
-  _globals['_EVENTMETADATA']._serialized_end=636
-  _globals['_SHARDPOSITION']._serialized_start=638
-  _globals['_SHARDPOSITION']._serialized_end=686
-  _globals['_BUCKETRANGE']._serialized_start=688
-  _globals['_BUCKETRANGE']._serialized_end=730
-  _globals['_CONSISTENCYTOKEN']._serialized_start=732
-  _globals['_CONSISTENCYTOKEN']._serialized_end=814
+  _globals['_RECORDEDEVENT']._serialized_end=538
+  _globals['_EVENTMETADATA']._serialized_start=541
+  _globals['_EVENTMETADATA']._serialized_end=707
+  _globals['_SHARDPOSITION']._serialized_start=709
+  _globals['_SHARDPOSITION']._serialized_end=757
+  _globals['_BUCKETRANGE']._serialized_start=759
+  _globals['_BUCKETRANGE']._serialized_end=801
+  _globals['_CONSISTENCYTOKEN']._serialized_start=803
+  _globals['_CONSISTENCYTOKEN']._serialized_end=885
 # @@protoc_insertion_point(module_scope)

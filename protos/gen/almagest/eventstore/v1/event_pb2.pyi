@@ -69,6 +69,8 @@ class RecordedEvent(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     RECORDED_AT_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    ORIGINAL_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """The shard that holds it."""
     position: _builtins.int
@@ -85,6 +87,8 @@ class RecordedEvent(_message.Message):
     """The full name of the payload's message."""
     payload: _builtins.bytes
     """The payload."""
+    hash: _builtins.bytes
+    """The hash of this event and of the hash before it in its shard: the chain that `Verify` checks."""
     @_builtins.property
     def metadata(self) -> Global___EventMetadata:
         """Who, why and within what."""
@@ -92,6 +96,12 @@ class RecordedEvent(_message.Message):
     @_builtins.property
     def recorded_at(self) -> _timestamp_pb2.Timestamp:
         """When the store wrote it."""
+
+    @_builtins.property
+    def original(self) -> Global___ShardPosition:
+        """Where it was first written, when its bucket has moved to this shard since; its position is then that of the copy. Who follows both shards has seen it,
+        or will see it, there.
+        """
 
     def __init__(
         self,
@@ -106,10 +116,12 @@ class RecordedEvent(_message.Message):
         payload: _builtins.bytes = ...,
         metadata: Global___EventMetadata | None = ...,
         recorded_at: _timestamp_pb2.Timestamp | None = ...,
+        hash: _builtins.bytes = ...,
+        original: Global___ShardPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "recorded_at", b"recorded_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "original", b"original", "recorded_at", b"recorded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "event_id", b"event_id", "metadata", b"metadata", "payload", b"payload", "position", b"position", "recorded_at", b"recorded_at", "revision", b"revision", "shard", b"shard", "stream", b"stream", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "event_id", b"event_id", "hash", b"hash", "metadata", b"metadata", "original", b"original", "payload", b"payload", "position", b"position", "recorded_at", b"recorded_at", "revision", b"revision", "shard", b"shard", "stream", b"stream", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import empty_pb2 as _empty_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -54,6 +55,9 @@ class AppendRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     APPENDS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """The version of the shard map that the caller goes by; an older one than the service's is refused. 0: the caller goes by none."""
     @_builtins.property
     def appends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Append]:
         """The appends, at least one."""
@@ -62,10 +66,11 @@ class AppendRequest(_message.Message):
         self,
         *,
         appends: _abc.Iterable[Global___Append] | None = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appends", b"appends"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appends", b"appends", "epoch", b"epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -73,7 +78,7 @@ Global___AppendRequest: _TypeAlias = AppendRequest  # noqa: Y015
 
 @_typing.final
 class Append(_message.Message):
-    """Append asks for events to be written at the end of one stream, all or none."""
+    """Append asks for events to be written at the end of one stream, or of several streams of one shard: all or none."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,6 +94,7 @@ class Append(_message.Message):
     TRANSACTION_TOKEN_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    ALSO_FIELD_NUMBER: _builtins.int
     append_id: _builtins.str
     """A UUID chosen by the caller. The same id again gets the original answer, on any replica and with any expected revision."""
     stream: _builtins.str
@@ -123,6 +129,10 @@ class Append(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """How long from the receipt of the request an answer is of use; the append is not begun later. Unset: the deadline of the call."""
 
+    @_builtins.property
+    def also(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamAppend]:
+        """What else must hold, or is written, with it: streams that live on the same shard, each named once. Refused with `DIFFERENT_SHARDS` when they do not."""
+
     def __init__(
         self,
         *,
@@ -138,16 +148,73 @@ class Append(_message.Message):
         transaction_token: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        also: _abc.Iterable[Global___StreamAppend] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "exact_revision", b"exact_revision", "expected", b"expected", "no_stream", b"no_stream", "stream_exists", b"stream_exists", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "append_id", b"append_id", "events", b"events", "exact_revision", b"exact_revision", "expected", b"expected", "fingerprint", b"fingerprint", "no_stream", b"no_stream", "partition_key", b"partition_key", "stream", b"stream", "stream_exists", b"stream_exists", "timeout", b"timeout", "traceparent", b"traceparent", "transaction_token", b"transaction_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also", b"also", "any", b"any", "append_id", b"append_id", "events", b"events", "exact_revision", b"exact_revision", "expected", b"expected", "fingerprint", b"fingerprint", "no_stream", b"no_stream", "partition_key", b"partition_key", "stream", b"stream", "stream_exists", b"stream_exists", "timeout", b"timeout", "traceparent", b"traceparent", "transaction_token", b"transaction_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_expected: _TypeAlias = _typing.Literal["exact_revision", "no_stream", "stream_exists", "any"]  # noqa: Y015
     _WhichOneofArgType_expected: _TypeAlias = _typing.Literal["expected", b"expected"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_expected) -> _WhichOneofReturnType_expected | None: ...
 
 Global___Append: _TypeAlias = Append  # noqa: Y015
+
+@_typing.final
+class StreamAppend(_message.Message):
+    """StreamAppend is the part of an append that concerns a further stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    PARTITION_KEY_FIELD_NUMBER: _builtins.int
+    EXACT_REVISION_FIELD_NUMBER: _builtins.int
+    NO_STREAM_FIELD_NUMBER: _builtins.int
+    STREAM_EXISTS_FIELD_NUMBER: _builtins.int
+    ANY_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    """The stream, `<category>-<id>`."""
+    partition_key: _builtins.str
+    """What the bucket is computed from; the id part of the stream when empty."""
+    exact_revision: _builtins.int
+    """The stream's last revision is exactly this one (the first event has revision 0)."""
+    @_builtins.property
+    def no_stream(self) -> _empty_pb2.Empty:
+        """The stream has no event."""
+
+    @_builtins.property
+    def stream_exists(self) -> _empty_pb2.Empty:
+        """The stream has at least one event."""
+
+    @_builtins.property
+    def any(self) -> _empty_pb2.Empty:
+        """No expectation."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.NewEvent]:
+        """The events, in order; none: the expectation is only checked."""
+
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        partition_key: _builtins.str = ...,
+        exact_revision: _builtins.int = ...,
+        no_stream: _empty_pb2.Empty | None = ...,
+        stream_exists: _empty_pb2.Empty | None = ...,
+        any: _empty_pb2.Empty | None = ...,
+        events: _abc.Iterable[_event_pb2.NewEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "exact_revision", b"exact_revision", "expected", b"expected", "no_stream", b"no_stream", "stream_exists", b"stream_exists"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "events", b"events", "exact_revision", b"exact_revision", "expected", b"expected", "no_stream", b"no_stream", "partition_key", b"partition_key", "stream", b"stream", "stream_exists", b"stream_exists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_expected: _TypeAlias = _typing.Literal["exact_revision", "no_stream", "stream_exists", "any"]  # noqa: Y015
+    _WhichOneofArgType_expected: _TypeAlias = _typing.Literal["expected", b"expected"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_expected) -> _WhichOneofReturnType_expected | None: ...
+
+Global___StreamAppend: _TypeAlias = StreamAppend  # noqa: Y015
 
 @_typing.final
 class AppendResponse(_message.Message):
@@ -215,6 +282,7 @@ class Appended(_message.Message):
     LAST_REVISION_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    ALSO_FIELD_NUMBER: _builtins.int
     first_revision: _builtins.int
     """The revision of the first event written."""
     last_revision: _builtins.int
@@ -225,6 +293,10 @@ class Appended(_message.Message):
     def position(self) -> _event_pb2.ConsistencyToken:
         """Where the last event stands in the log."""
 
+    @_builtins.property
+    def also(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamAppended]:
+        """The revisions of the further streams that events were written to, in the order of the request."""
+
     def __init__(
         self,
         *,
@@ -232,14 +304,45 @@ class Appended(_message.Message):
         last_revision: _builtins.int = ...,
         position: _event_pb2.ConsistencyToken | None = ...,
         replayed: _builtins.bool = ...,
+        also: _abc.Iterable[Global___StreamAppended] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_revision", b"first_revision", "last_revision", b"last_revision", "position", b"position", "replayed", b"replayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also", b"also", "first_revision", b"first_revision", "last_revision", b"last_revision", "position", b"position", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Appended: _TypeAlias = Appended  # noqa: Y015
+
+@_typing.final
+class StreamAppended(_message.Message):
+    """StreamAppended says where the events of a further stream are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    FIRST_REVISION_FIELD_NUMBER: _builtins.int
+    LAST_REVISION_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    """The stream."""
+    first_revision: _builtins.int
+    """The revision of the first event written."""
+    last_revision: _builtins.int
+    """The revision of the last event written."""
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        first_revision: _builtins.int = ...,
+        last_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_revision", b"first_revision", "last_revision", b"last_revision", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamAppended: _TypeAlias = StreamAppended  # noqa: Y015
 
 @_typing.final
 class GetAppendRequest(_message.Message):
@@ -349,27 +452,375 @@ class ReadStreamResponse(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     LAST_REVISION_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
     last_revision: _builtins.int
     """The last revision of the stream when the read began; unset when the stream does not exist."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.RecordedEvent]:
         """The events, in the direction of the read."""
 
+    @_builtins.property
+    def snapshot(self) -> Global___Snapshot:
+        """The snapshot that stands for the events up to its revision, when one was asked for and there is one."""
+
     def __init__(
         self,
         *,
         events: _abc.Iterable[_event_pb2.RecordedEvent] | None = ...,
         last_revision: _builtins.int | None = ...,
+        snapshot: Global___Snapshot | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_revision", b"_last_revision", "last_revision", b"last_revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_revision", b"_last_revision", "last_revision", b"last_revision", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_revision", b"_last_revision", "events", b"events", "last_revision", b"last_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_revision", b"_last_revision", "events", b"events", "last_revision", b"last_revision", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_revision: _TypeAlias = _typing.Literal["last_revision"]  # noqa: Y015
     _WhichOneofArgType__last_revision: _TypeAlias = _typing.Literal["_last_revision", b"_last_revision"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_revision) -> _WhichOneofReturnType__last_revision | None: ...
 
 Global___ReadStreamResponse: _TypeAlias = ReadStreamResponse  # noqa: Y015
+
+@_typing.final
+class Snapshot(_message.Message):
+    """Snapshot is the state that a reader of a stream folded its events into, kept so that it need not fold them again. It is never the truth: the events are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    """The stream."""
+    kind: _builtins.str
+    """What kind of state it is and in which version, for example `catalog-command.product.1`: readers ask for the kind that they can read."""
+    revision: _builtins.int
+    """The revision of the last event folded into it."""
+    payload: _builtins.bytes
+    """The state."""
+    @_builtins.property
+    def recorded_at(self) -> _timestamp_pb2.Timestamp:
+        """When the store wrote it."""
+
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        payload: _builtins.bytes = ...,
+        recorded_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recorded_at", b"recorded_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "payload", b"payload", "recorded_at", b"recorded_at", "revision", b"revision", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+
+@_typing.final
+class PutSnapshotsRequest(_message.Message):
+    """PutSnapshotsRequest holds snapshots to keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewSnapshot]:
+        """The snapshots, at least one. One that is not later than what is kept of its stream and kind changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        snapshots: _abc.Iterable[Global___NewSnapshot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutSnapshotsRequest: _TypeAlias = PutSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class NewSnapshot(_message.Message):
+    """NewSnapshot is a snapshot to be kept in place of an earlier one of the same stream and kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    PARTITION_KEY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    """The stream."""
+    partition_key: _builtins.str
+    """The partition key, when the stream was written with one."""
+    kind: _builtins.str
+    """The kind."""
+    revision: _builtins.int
+    """The revision of the last event folded into it, which the stream must have."""
+    payload: _builtins.bytes
+    """The state."""
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        partition_key: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        payload: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "partition_key", b"partition_key", "payload", b"payload", "revision", b"revision", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewSnapshot: _TypeAlias = NewSnapshot  # noqa: Y015
+
+@_typing.final
+class PutSnapshotsResponse(_message.Message):
+    """PutSnapshotsResponse holds one result per snapshot, in the order of the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___PutSnapshotResult]:
+        """The results."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___PutSnapshotResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutSnapshotsResponse: _TypeAlias = PutSnapshotsResponse  # noqa: Y015
+
+@_typing.final
+class PutSnapshotResult(_message.Message):
+    """PutSnapshotResult is the outcome of one snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def problem(self) -> _problem_pb2.Problem:
+        """Why it was refused; unset when it is kept, or a later one is."""
+
+    def __init__(
+        self,
+        *,
+        problem: _problem_pb2.Problem | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutSnapshotResult: _TypeAlias = PutSnapshotResult  # noqa: Y015
+
+@_typing.final
+class StreamMetadata(_message.Message):
+    """StreamMetadata says how much of a stream its readers get, and whether it has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_AGE_FIELD_NUMBER: _builtins.int
+    TOMBSTONED_FIELD_NUMBER: _builtins.int
+    max_count: _builtins.int
+    """Only so many of the latest events are answered; unset: all."""
+    tombstoned: _builtins.bool
+    """The stream has ended: nothing is appended to it any more, and reads of it are refused. This cannot be taken back."""
+    @_builtins.property
+    def max_age(self) -> _duration_pb2.Duration:
+        """Only events younger than this are answered; unset: all."""
+
+    def __init__(
+        self,
+        *,
+        max_count: _builtins.int | None = ...,
+        max_age: _duration_pb2.Duration | None = ...,
+        tombstoned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_count", b"_max_count", "max_age", b"max_age", "max_count", b"max_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_count", b"_max_count", "max_age", b"max_age", "max_count", b"max_count", "tombstoned", b"tombstoned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_count: _TypeAlias = _typing.Literal["max_count"]  # noqa: Y015
+    _WhichOneofArgType__max_count: _TypeAlias = _typing.Literal["_max_count", b"_max_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_count) -> _WhichOneofReturnType__max_count | None: ...
+
+Global___StreamMetadata: _TypeAlias = StreamMetadata  # noqa: Y015
+
+@_typing.final
+class SetStreamMetadataRequest(_message.Message):
+    """SetStreamMetadataRequest replaces the metadata of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPEND_ID_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    PARTITION_KEY_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    append_id: _builtins.str
+    """A UUID chosen by the caller. The same id again gets the original answer."""
+    stream: _builtins.str
+    """The stream."""
+    partition_key: _builtins.str
+    """The partition key, when the stream was written with one."""
+    expected_revision: _builtins.int
+    """The revision of the metadata that the caller saw, -1 for none; unset: whichever."""
+    @_builtins.property
+    def metadata(self) -> Global___StreamMetadata:
+        """The metadata from now on."""
+
+    @_builtins.property
+    def context(self) -> _event_pb2.EventMetadata:
+        """Who, why and within what."""
+
+    def __init__(
+        self,
+        *,
+        append_id: _builtins.str = ...,
+        stream: _builtins.str = ...,
+        partition_key: _builtins.str = ...,
+        expected_revision: _builtins.int | None = ...,
+        metadata: Global___StreamMetadata | None = ...,
+        context: _event_pb2.EventMetadata | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "context", b"context", "expected_revision", b"expected_revision", "metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "append_id", b"append_id", "context", b"context", "expected_revision", b"expected_revision", "metadata", b"metadata", "partition_key", b"partition_key", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+
+Global___SetStreamMetadataRequest: _TypeAlias = SetStreamMetadataRequest  # noqa: Y015
+
+@_typing.final
+class SetStreamMetadataResponse(_message.Message):
+    """SetStreamMetadataResponse says which revision the metadata have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision, from 0."""
+    @_builtins.property
+    def position(self) -> _event_pb2.ConsistencyToken:
+        """Where the change stands in the log."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        position: _event_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetStreamMetadataResponse: _TypeAlias = SetStreamMetadataResponse  # noqa: Y015
+
+@_typing.final
+class GetStreamMetadataRequest(_message.Message):
+    """GetStreamMetadataRequest names a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    PARTITION_KEY_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    """The stream."""
+    partition_key: _builtins.str
+    """The partition key, when the stream was written with one."""
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        partition_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition_key", b"partition_key", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStreamMetadataRequest: _TypeAlias = GetStreamMetadataRequest  # noqa: Y015
+
+@_typing.final
+class GetStreamMetadataResponse(_message.Message):
+    """GetStreamMetadataResponse is the metadata of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METADATA_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Their revision, -1 when none were ever set."""
+    @_builtins.property
+    def metadata(self) -> Global___StreamMetadata:
+        """The metadata; empty when none were ever set."""
+
+    def __init__(
+        self,
+        *,
+        metadata: Global___StreamMetadata | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStreamMetadataResponse: _TypeAlias = GetStreamMetadataResponse  # noqa: Y015
+
+@_typing.final
+class StreamMetadataSet(_message.Message):
+    """StreamMetadataSet is the event that changes the metadata of stream `<category>-<id>`. It is in the stream `metadata-<category>-<id>`, in the same bucket."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    """The stream."""
+    @_builtins.property
+    def metadata(self) -> Global___StreamMetadata:
+        """The metadata from then on."""
+
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        metadata: Global___StreamMetadata | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamMetadataSet: _TypeAlias = StreamMetadataSet  # noqa: Y015
 
 @_typing.final
 class BatchReadStreamsRequest(_message.Message):
@@ -404,22 +855,26 @@ class StreamSlice(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     PARTITION_KEY_FIELD_NUMBER: _builtins.int
     FROM_REVISION_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_KIND_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
     """The stream."""
     partition_key: _builtins.str
     """The partition key, when the stream was written with one."""
     from_revision: _builtins.int
     """The first revision to answer."""
+    snapshot_kind: _builtins.str
+    """The kind of snapshot that may stand for the events it covers; empty: events only."""
     def __init__(
         self,
         *,
         stream: _builtins.str = ...,
         partition_key: _builtins.str = ...,
         from_revision: _builtins.int = ...,
+        snapshot_kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "partition_key", b"partition_key", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "partition_key", b"partition_key", "snapshot_kind", b"snapshot_kind", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,21 @@ class EventStoreServiceStub:
                 request_serializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SubscribeRequest.SerializeToString,
                 response_deserializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SubscribeResponse.FromString,
                 _registered_method=True)
+        self.PutSnapshots = channel.unary_unary(
+                '/almagest.eventstore.v1.EventStoreService/PutSnapshots',
+                request_serializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.PutSnapshotsRequest.SerializeToString,
+                response_deserializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.PutSnapshotsResponse.FromString,
+                _registered_method=True)
+        self.SetStreamMetadata = channel.unary_unary(
+                '/almagest.eventstore.v1.EventStoreService/SetStreamMetadata',
+                request_serializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SetStreamMetadataRequest.SerializeToString,
+                response_deserializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SetStreamMetadataResponse.FromString,
+                _registered_method=True)
+        self.GetStreamMetadata = channel.unary_unary(
+                '/almagest.eventstore.v1.EventStoreService/GetStreamMetadata',
+                request_serializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.GetStreamMetadataRequest.SerializeToString,
+                response_deserializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.GetStreamMetadataResponse.FromString,
+                _registered_method=True)
         self.GetShardMap = channel.unary_unary(
                 '/almagest.eventstore.v1.EventStoreService/GetShardMap',
                 request_serializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.GetShardMapRequest.SerializeToString,
@@ -118,6 +133,27 @@ class EventStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutSnapshots(self, request, context):
+        """PutSnapshots keeps states that readers folded streams into.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetStreamMetadata(self, request, context):
+        """SetStreamMetadata says how much of a stream is answered, or ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStreamMetadata(self, request, context):
+        """GetStreamMetadata answers how much of a stream is answered, and whether it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetShardMap(self, request, context):
         """GetShardMap answers which shard holds which buckets, and the head of each.
         """
@@ -157,6 +193,21 @@ def add_EventStoreServiceServicer_to_server(servicer, server):
                     servicer.Subscribe,
                     request_deserializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SubscribeRequest.FromString,
                     response_serializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SubscribeResponse.SerializeToString,
+            ),
+            'PutSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutSnapshots,
+                    request_deserializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.PutSnapshotsRequest.FromString,
+                    response_serializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.PutSnapshotsResponse.SerializeToString,
+            ),
+            'SetStreamMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetStreamMetadata,
+                    request_deserializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SetStreamMetadataRequest.FromString,
+                    response_serializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SetStreamMetadataResponse.SerializeToString,
+            ),
+            'GetStreamMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStreamMetadata,
+                    request_deserializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.GetStreamMetadataRequest.FromString,
+                    response_serializer=almagest_dot_eventstore_dot_v1_dot_event__store__pb2.GetStreamMetadataResponse.SerializeToString,
             ),
             'GetShardMap': grpc.unary_unary_rpc_method_handler(
                     servicer.GetShardMap,
@@ -327,6 +378,87 @@ class EventStoreService:
             '/almagest.eventstore.v1.EventStoreService/Subscribe',
             almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SubscribeRequest.SerializeToString,
             almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SubscribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/almagest.eventstore.v1.EventStoreService/PutSnapshots',
+            almagest_dot_eventstore_dot_v1_dot_event__store__pb2.PutSnapshotsRequest.SerializeToString,
+            almagest_dot_eventstore_dot_v1_dot_event__store__pb2.PutSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetStreamMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/almagest.eventstore.v1.EventStoreService/SetStreamMetadata',
+            almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SetStreamMetadataRequest.SerializeToString,
+            almagest_dot_eventstore_dot_v1_dot_event__store__pb2.SetStreamMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStreamMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/almagest.eventstore.v1.EventStoreService/GetStreamMetadata',
+            almagest_dot_eventstore_dot_v1_dot_event__store__pb2.GetStreamMetadataRequest.SerializeToString,
+            almagest_dot_eventstore_dot_v1_dot_event__store__pb2.GetStreamMetadataResponse.FromString,
             options,
             channel_credentials,
             insecure,

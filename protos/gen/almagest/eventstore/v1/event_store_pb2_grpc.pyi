@@ -45,6 +45,12 @@ class EventStoreServiceStub:
     """ReadAll reads every shard from a vector of positions up to the heads at the time of the call, then ends."""
     Subscribe: _grpc.UnaryStreamMultiCallable[_event_store_pb2.SubscribeRequest, _event_store_pb2.SubscribeResponse]
     """Subscribe reads every shard from a vector of positions and goes on with what is appended later, until the caller ends it."""
+    PutSnapshots: _grpc.UnaryUnaryMultiCallable[_event_store_pb2.PutSnapshotsRequest, _event_store_pb2.PutSnapshotsResponse]
+    """PutSnapshots keeps states that readers folded streams into."""
+    SetStreamMetadata: _grpc.UnaryUnaryMultiCallable[_event_store_pb2.SetStreamMetadataRequest, _event_store_pb2.SetStreamMetadataResponse]
+    """SetStreamMetadata says how much of a stream is answered, or ends it."""
+    GetStreamMetadata: _grpc.UnaryUnaryMultiCallable[_event_store_pb2.GetStreamMetadataRequest, _event_store_pb2.GetStreamMetadataResponse]
+    """GetStreamMetadata answers how much of a stream is answered, and whether it has ended."""
     GetShardMap: _grpc.UnaryUnaryMultiCallable[_event_store_pb2.GetShardMapRequest, _event_store_pb2.GetShardMapResponse]
     """GetShardMap answers which shard holds which buckets, and the head of each."""
 
@@ -65,6 +71,12 @@ class EventStoreServiceAsyncStub(EventStoreServiceStub):
     """ReadAll reads every shard from a vector of positions up to the heads at the time of the call, then ends."""
     Subscribe: _aio.UnaryStreamMultiCallable[_event_store_pb2.SubscribeRequest, _event_store_pb2.SubscribeResponse]  # type: ignore[assignment]
     """Subscribe reads every shard from a vector of positions and goes on with what is appended later, until the caller ends it."""
+    PutSnapshots: _aio.UnaryUnaryMultiCallable[_event_store_pb2.PutSnapshotsRequest, _event_store_pb2.PutSnapshotsResponse]  # type: ignore[assignment]
+    """PutSnapshots keeps states that readers folded streams into."""
+    SetStreamMetadata: _aio.UnaryUnaryMultiCallable[_event_store_pb2.SetStreamMetadataRequest, _event_store_pb2.SetStreamMetadataResponse]  # type: ignore[assignment]
+    """SetStreamMetadata says how much of a stream is answered, or ends it."""
+    GetStreamMetadata: _aio.UnaryUnaryMultiCallable[_event_store_pb2.GetStreamMetadataRequest, _event_store_pb2.GetStreamMetadataResponse]  # type: ignore[assignment]
+    """GetStreamMetadata answers how much of a stream is answered, and whether it has ended."""
     GetShardMap: _aio.UnaryUnaryMultiCallable[_event_store_pb2.GetShardMapRequest, _event_store_pb2.GetShardMapResponse]  # type: ignore[assignment]
     """GetShardMap answers which shard holds which buckets, and the head of each."""
 
@@ -118,6 +130,30 @@ class EventStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_store_pb2.SubscribeResponse], _abc.AsyncIterator[_event_store_pb2.SubscribeResponse]]:
         """Subscribe reads every shard from a vector of positions and goes on with what is appended later, until the caller ends it."""
+
+    @_abc_1.abstractmethod
+    def PutSnapshots(
+        self,
+        request: _event_store_pb2.PutSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_store_pb2.PutSnapshotsResponse, _abc.Awaitable[_event_store_pb2.PutSnapshotsResponse]]:
+        """PutSnapshots keeps states that readers folded streams into."""
+
+    @_abc_1.abstractmethod
+    def SetStreamMetadata(
+        self,
+        request: _event_store_pb2.SetStreamMetadataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_store_pb2.SetStreamMetadataResponse, _abc.Awaitable[_event_store_pb2.SetStreamMetadataResponse]]:
+        """SetStreamMetadata says how much of a stream is answered, or ends it."""
+
+    @_abc_1.abstractmethod
+    def GetStreamMetadata(
+        self,
+        request: _event_store_pb2.GetStreamMetadataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_store_pb2.GetStreamMetadataResponse, _abc.Awaitable[_event_store_pb2.GetStreamMetadataResponse]]:
+        """GetStreamMetadata answers how much of a stream is answered, and whether it has ended."""
 
     @_abc_1.abstractmethod
     def GetShardMap(
