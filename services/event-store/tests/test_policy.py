@@ -16,6 +16,9 @@ MAY = {
     "BatchReadStreams": {"catalog-command", "catalog-query", "worker"},
     "ReadAll": {"catalog-command", "catalog-query", "worker"},
     "Subscribe": {"catalog-query", "worker"},
+    "PutSnapshots": {"catalog-command", "catalog-query"},
+    "SetStreamMetadata": {"catalog-command", "operator"},
+    "GetStreamMetadata": {"catalog-command", "catalog-query", "worker", "operator"},
     "GetShardMap": {"catalog-command", "catalog-query", "worker", "operator"},
 }
 
@@ -49,7 +52,8 @@ async def test_each_workload_may_call_what_the_table_says(store, workload):
         for method, callers in MAY.items():
             reason = await call(client, method)
             if workload in callers:
-                assert reason in {None, "INVALID_REQUEST"}, (method, reason)
+                # UNIMPLEMENTED: admitted, and nothing behind the door yet.
+                assert reason in {None, "INVALID_REQUEST", "UNIMPLEMENTED"}, (method, reason)
             else:
                 assert reason == "CALLER_NOT_ALLOWED", (method, reason)
 
