@@ -19,7 +19,8 @@ from event_store.application.heads import Heads
 from event_store.application.reads import Reader, follow
 from event_store.entrypoints.errors import ERRORS
 from event_store.entrypoints.policy import POLICY, SERVICE
-from event_store.entrypoints.servicer import EventStoreServicer, ReadLimits
+from event_store.entrypoints.reading import ReadLimits
+from event_store.entrypoints.servicer import EventStoreServicer
 from event_store.entrypoints.wire import Limits
 from event_store.settings import Settings
 

@@ -1,0 +1,126 @@
+"""The writing half of the log on the wire."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+from almagest.eventstore.v1 import event_store_pb2, event_store_pb2_grpc
+from chassis.buckets import BucketMap
+from chassis.caller import current_caller
+from chassis.deadlines import remaining
+from chassis.errors import ErrorTable
+from chassis.tokens import Claims, TokenVerifier
+
+from event_store.application.append_loop import Answer, AppendLoop
+from event_store.domain.append import Append, Appended
+from event_store.entrypoints import wire
+from event_store.entrypoints.policy import WRITE
+from event_store.entrypoints.wire import Limits
+
+_MAXIMUM_SECONDS = 60.0
+if TYPE_CHECKING:
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+else:  # generic for the type checker only
+    Context = Any
+
+
+class WritingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
+    """Answers for appends. Errors are raised; the chassis says them by the table."""
+
+    def __init__(
+        self,
+        *,
+        buckets: BucketMap,
+        loops: Sequence[AppendLoop],
+        verifier: TokenVerifier,
+        errors: ErrorTable,
+        limits: Limits,
+    ) -> None:
+        self._buckets = buckets
+        self._loops = loops
+        self._verifier = verifier
+        self._errors = errors
+        self._limits = limits
+
+    async def Append(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.AppendRequest, context: Context
+    ) -> event_store_pb2.AppendResponse:
+        """Write the appends, each on its own."""
+        del context
+        wire.check_request(request, self._limits)
+        response = event_store_pb2.AppendResponse()
+        results = [response.results.add() for _ in request.appends]
+        shares = await self._shares(request.appends, results)
+        if len(shares) == 1:
+            # By far the most usual: one append, or all of one shard.
+            [(shard, share)] = shares.items()
+            self._answer(results, shard, share, await self._submit(shard, share))
+        elif shares:
+            answers = await asyncio.gather(*(self._submit(shard, share) for shard, share in shares.items()))
+            for (shard, share), answered in zip(shares.items(), answers, strict=True):
+                self._answer(results, shard, share, answered)
+        return response
+
+    async def _shares(
+        self, messages: Sequence[event_store_pb2.Append], results: Sequence[event_store_pb2.AppendResult]
+    ) -> Mapping[int, "_Share"]:
+        """What each shard gets of a request. What is not well formed, or not allowed, is answered here."""
+        now = asyncio.get_running_loop().time()
+        left = remaining()
+        latest = now + (_MAXIMUM_SECONDS if left is None else left)
+        workload = str(current_caller())
+        people: dict[str, Claims | Exception] = {}
+        shares: dict[int, _Share] = {}
+        for index, message in enumerate(messages):
+            try:
+                person = people.get(message.transaction_token)
+                if person is None:
+                    person = people[message.transaction_token] = await self._person(message.transaction_token)
+                if isinstance(person, Exception):
+                    raise person  # noqa: TRY301 - answered below like every other problem of this item
+                shard, append = wire.append(message, self._limits, self._buckets, person, workload)
+            except Exception as error:  # noqa: BLE001 - it answers this item, by the table
+                results[index].problem.CopyFrom(self._errors.problem(error))
+                continue
+            deadline = latest
+            if message.HasField("timeout"):
+                deadline = min(latest, now + message.timeout.seconds + message.timeout.nanos / 1e9)
+            share = shares.get(shard)
+            if share is None:
+                share = shares[shard] = _Share([], [], [])
+            share.indexes.append(index)
+            share.appends.append(append)
+            share.deadlines.append(deadline)
+        return shares
+
+    async def _submit(self, shard: int, share: "_Share") -> Sequence[Answer]:
+        return await self._loops[shard].submit(share.appends, share.deadlines)
+
+    async def _person(self, token: str) -> Claims | Exception:
+        try:
+            claims = await self._verifier.verify(token)
+            claims.require(WRITE)
+        except Exception as error:  # noqa: BLE001 - the table says it to every item with this token
+            return error
+        return claims
+
+    def _answer(
+        self, results: Sequence[event_store_pb2.AppendResult], shard: int, share: "_Share", answers: Sequence[Answer]
+    ) -> None:
+        epoch = self._buckets.epoch
+        for index, append, answer in zip(share.indexes, share.appends, answers, strict=True):
+            if isinstance(answer, Appended):
+                wire.fill(results[index].appended, answer, epoch=epoch, bucket=append.bucket, shard=shard)
+            else:
+                results[index].problem.CopyFrom(self._errors.problem(answer))
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The part of a request that one shard gets."""
+
+    indexes: list[int]
+    appends: list[Append]
+    deadlines: list[float]
