@@ -2,9 +2,10 @@
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
-from chassis.buckets import BUCKETS, BucketMap, bucket_of, stream_bucket
+from chassis.buckets import BUCKETS, BucketMap, ShardMap, bucket_of, stream_bucket
 from chassis.ids import uuid7
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,3 +76,56 @@ def test_what_does_not_exist_is_refused() -> None:
     for wrong in (0, BUCKETS + 1):
         with pytest.raises(ValueError, match="shards"):
             BucketMap(wrong)
+
+
+@st.composite
+def moves(draw: st.DrawFn) -> tuple[int, int, int]:
+    """A range of buckets, and one of five shards."""
+    first = draw(st.integers(0, BUCKETS - 1))
+    return first, draw(st.integers(first, BUCKETS - 1)), draw(st.integers(0, 4))
+
+
+@given(shards=st.integers(1, 4), wanted=st.lists(moves(), max_size=6))
+def test_a_map_is_what_the_moves_made_of_it_and_comes_back_from_its_ranges(
+    shards: int, wanted: list[tuple[int, int, int]]
+) -> None:
+    """Each bucket is where the last move of it put it, else where it was at first; each move is one version; the ranges
+    of all shards say the whole map.
+    """
+    buckets: ShardMap = BucketMap(shards)
+    owners = {bucket: buckets.shard_of(bucket) for bucket in range(BUCKETS)}
+    for first, last, shard in wanted:
+        buckets = buckets.moved(first, last, shard)
+        owners.update(dict.fromkeys(range(first, last + 1), shard))
+    assert buckets.epoch == 1 + len(wanted)
+    assert {bucket: buckets.shard_of(bucket) for bucket in range(BUCKETS)} == owners
+    ranges = {shard: buckets.ranges(shard) for shard in range(buckets.shards)}
+    assert ShardMap.of_ranges(buckets.epoch, ranges) == buckets
+    for first, last, shard in wanted:
+        segments = buckets.segments(first, last)
+        assert [bucket for start, end, _ in segments for bucket in range(start, end + 1)] == [*range(first, last + 1)]
+        assert all(owners[bucket] == owner for start, end, owner in segments for bucket in range(start, end + 1))
+        assert all(left[2] != right[2] for left, right in pairwise(segments))
+        assert 0 <= shard < buckets.shards
+
+
+@pytest.mark.parametrize(
+    ("ranges", "fault"),
+    [
+        ({0: [(0, 511)], 1: [(511, 1023)]}, "511 is held by shards 0 and 1"),
+        ({0: [(0, 510)], 1: [(512, 1023)]}, "511 is held by no shard"),
+        ({0: [(0, 511)], 2: [(512, 1023)]}, "not numbered"),
+        ({0: [(0, 1024)]}, "within 0 to 1023"),
+        ({}, "0 is held by no shard"),
+    ],
+)
+def test_a_map_that_leaves_a_bucket_in_doubt_is_none(ranges: dict[int, list[tuple[int, int]]], fault: str) -> None:
+    """Two owners of a bucket would both take appends, and no owner would lose them."""
+    with pytest.raises(ValueError, match=fault):
+        ShardMap.of_ranges(1, ranges)
+
+
+def test_a_shard_may_hold_nothing() -> None:
+    """As one that was just added does."""
+    buckets = ShardMap.of_ranges(3, {0: [(0, 1023)], 1: []})
+    assert (buckets.shards, buckets.epoch, buckets.ranges(1)) == (2, 3, [])
