@@ -253,6 +253,6 @@ def _print_job(job: Mapping[str, Any]) -> None:
 def _print_refused(row: Mapping[str, Any]) -> None:
     problem = row["problem"]
     sku = f" ({escape(row['sku'])})" if row.get("sku") else ""
-    out.print(f"  line {row['line']}{sku}: {escape(problem['message'])}")
-    for error in problem.get("errors") or ():
-        out.print(f"    {escape(error['field'])}: {escape(error['message'])}")
+    errors = [f"{error['field']}: {error['message']}" for error in problem.get("errors") or ()]
+    for text in errors or [problem["message"]]:
+        out.print(f"  line {row['line']}{sku}: {escape(text)}")

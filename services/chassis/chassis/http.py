@@ -22,18 +22,26 @@ _logger = structlog.stdlib.get_logger(__name__)
 
 
 class Readiness:
-    """Whether a process can do its work: serving, not draining, and every probe passes."""
+    """Whether a process can do its work: serving, not draining, and every probe passes.
 
-    def __init__(self, probes: Mapping[str, Probe] | None = None) -> None:
+    With `once`, a probe that has passed since the start is still run and told, but no longer decides: what only stands
+    before other services can say better than a balancer without targets which of them is away.
+    """
+
+    def __init__(self, probes: Mapping[str, Probe] | None = None, *, once: bool = False) -> None:
         self.probes: dict[str, Probe] = dict(probes or {})
         self.serving = False
+        self._once = once
+        self._passed: set[str] = set()
 
     async def check(self) -> tuple[bool, dict[str, str]]:
         """Run all probes at once; answers whether all is well, and what each probe said, without inner error texts."""
         names = list(self.probes)
         outcomes = await asyncio.gather(*(self._probe(name) for name in names))
         said = dict(zip(names, outcomes, strict=True))
-        return self.serving and all(outcome == "ok" for outcome in outcomes), said
+        passed = {name for name, outcome in said.items() if outcome == "ok"}
+        self._passed = passed | self._passed if self._once else passed
+        return self.serving and self._passed.issuperset(names), said
 
     async def _probe(self, name: str) -> str:
         try:

@@ -173,7 +173,7 @@ ERRORS = ErrorTable(
 
 def rows_of(**rows: Rule) -> dict[str, Rule]:
     """A row for each method of the service: those given, and for the others a gateway without a person."""
-    names = ("Append", "GetAppend", "ReadStream", "BatchReadStreams", "ReadAll", "Subscribe", "GetShardMap")
+    names = [method.name for method in event_store_pb2.DESCRIPTOR.services_by_name["EventStoreService"].methods]
     return {f"/{SERVICE}/{name}": rows.get(name, Rule(callers=GATEWAY, person=Person.NONE)) for name in names}
 
 

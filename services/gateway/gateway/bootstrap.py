@@ -41,7 +41,7 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
             worker=worker.GrpcWorker(channels["worker"], upload_seconds=settings.upload_seconds),
             keys=_keys(settings, stack),
         )
-        readiness = Readiness({name: _reachable(channel) for name, channel in channels.items()})
+        readiness = Readiness({name: _reachable(channel) for name, channel in channels.items()}, once=True)
         yield create_app(settings, ports, readiness), readiness
 
 

@@ -196,6 +196,8 @@ BROKEN = {
     "two lengths": b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
     "a length that is none": b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     "a chunk size that is none": b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "no host": b"GET /healthz HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
     "too many headers": b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X-Large: " + b"a" * 200_000 + b"\r\n\r\n",
 }
 

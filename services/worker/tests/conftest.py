@@ -289,6 +289,7 @@ class Client:
     """A person at the worker, through the gateway's identity."""
 
     def __init__(self, channel: Channel, people: People, person: Person) -> None:
+        self.channel = channel
         self.stub = jobs_pb2_grpc.JobsServiceStub(channel)
         self._people = people
         self._person = person

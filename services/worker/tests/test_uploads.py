@@ -137,6 +137,21 @@ async def test_the_end_of_a_cancelled_stream_is_not_the_end_of_the_file() -> Non
         assert [piece async for piece in _pieces(requests(), Context(cancelled=True))]
 
 
+async def test_a_message_of_an_upload_that_is_none_is_refused(client: Any, workers: Any, header: Any) -> None:
+    """As bytes that are no request at all are, and what had come before leaves nothing."""
+    raw = client.channel.stream_unary("/almagest.jobs.v1.JobsService/SubmitImport")
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield header(None).SerializeToString()
+        yield jobs_pb2.SubmitImportRequest(chunk=b"x" * 300_000).SerializeToString()
+        yield b"\xff\xff\xff\xff"
+
+    with pytest.raises(RemoteProblem) as refused:
+        await raw(requests(), metadata=await client.metadata(), timeout=30)
+    assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED")
+    assert await nothing_left(workers.database)
+
+
 async def test_an_upload_that_stands_still_is_ended_and_leaves_nothing(client: Any, workers: Any, header: Any) -> None:
     """After `upload_idle_seconds` without a byte."""
 

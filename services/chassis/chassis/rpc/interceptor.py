@@ -8,8 +8,8 @@ the use case; then its error through the service's table. Span, metrics and acce
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import grpc
 import structlog
@@ -148,9 +148,16 @@ def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], An
     return lenient
 
 
-def _require_message(request: Any) -> None:
+def _well_formed(request: Any) -> Any:
+    """The request, once it is known to be one; the messages of a stream are looked at as they are taken."""
     if isinstance(request, _Malformed):
         raise InvalidRequest((), "The request is not a valid message of this method.", reason="REQUEST_MALFORMED")
+    return _each_well_formed(cast("AsyncIterable[Any]", request)) if isinstance(request, AsyncIterable) else request
+
+
+async def _each_well_formed(messages: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield _well_formed(message)
 
 
 class _Call:
@@ -243,9 +250,7 @@ class _Door:
         """The handler of gRPC that goes through this door."""
         inner = self._handler
         serializers = {
-            "request_deserializer": inner.request_deserializer
-            if inner.request_streaming
-            else _lenient(inner.request_deserializer),
+            "request_deserializer": _lenient(inner.request_deserializer),
             "response_serializer": inner.response_serializer,
         }
         if inner.response_streaming:
@@ -269,8 +274,7 @@ class _Door:
             call = _Call(self, context)
             try:
                 await call.admit()
-                _require_message(request)
-                answer = behaviour(request, context)
+                answer = behaviour(_well_formed(request), context)
                 return await answer if inspect.isawaitable(answer) else answer
             except BaseException as error:
                 await call.fail(error)
@@ -286,8 +290,7 @@ class _Door:
             answers: Any = None
             try:
                 await call.admit()
-                _require_message(request)
-                answers = behaviour(request, context)
+                answers = behaviour(_well_formed(request), context)
                 async for answer in answers:
                     yield answer
             except GeneratorExit:

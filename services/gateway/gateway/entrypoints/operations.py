@@ -52,7 +52,7 @@ async def healthz() -> Response:
     responses={200: success("It can", Ready), 503: success("It cannot", Ready), **problems()},
 )
 async def readyz(request: Request) -> Response:
-    """Whether every service behind the gateway can be reached."""
+    """Whether every service behind the gateway has been reached since its start; `probes` tells which can be now."""
     ready, probes = await request.app.state.readiness.check()
     return json_response({"ready": ready, "probes": probes}, 200 if ready else 503)
 

@@ -95,7 +95,7 @@ class RequestContext:
         if method == "HEAD":
             # A copy: the server looks at its own, which says that no body will come.
             scope = {**scope, "method": "GET"}
-        size, traceparent, prefer, if_match = self._look_at(scope["headers"])
+        size, traceparent, prefer, if_match, hosts = self._look_at(scope["headers"])
         set_deadline(self._deadline(prefer))
         span = tracer().start_span(method, context=context_from(traceparent), kind=SpanKind.SERVER)
         otel_context.attach(set_span_in_context(span))
@@ -110,7 +110,7 @@ class RequestContext:
         try:
             size += len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
             self._check_size(size)
-            _check_target(scope)
+            _check_target(scope, hosts)
             await self._run(scope, receive, send, outcome)
         except Exception as error:
             if outcome.status == 0:
@@ -131,8 +131,8 @@ class RequestContext:
             )
 
     @staticmethod
-    def _look_at(headers: list[tuple[bytes, bytes]]) -> tuple[int, str, str, bool]:
-        size = 0
+    def _look_at(headers: list[tuple[bytes, bytes]]) -> tuple[int, str, str, bool, int]:
+        size = hosts = 0
         traceparent = prefer = ""
         if_match = False
         for name, value in headers:
@@ -143,7 +143,9 @@ class RequestContext:
                 prefer = value.decode("latin-1")
             elif name == b"if-match":
                 if_match = True
-        return size, traceparent, prefer, if_match
+            elif name == b"host" and value:
+                hosts += 1
+        return size, traceparent, prefer, if_match, hosts
 
     def _deadline(self, prefer: str) -> float:
         if prefer:
@@ -292,8 +294,12 @@ async def _watch(receive: Receive, task: asyncio.Task[Any], outcome: _Outcome) -
     task.cancel()
 
 
-def _check_target(scope: Scope) -> None:
-    """Keep `%2F` in a segment from becoming a separator of segments, and refuse what is no text."""
+def _check_target(scope: Scope, hosts: int) -> None:
+    """Keep `%2F` in a segment from becoming a separator of segments, and refuse what is no text, or names no host
+    (RFC 9112, section 3.2).
+    """
+    if hosts != 1 and (hosts or scope.get("http_version") == "1.1"):
+        raise Refused(400, "INVALID_REQUEST", "The request must have one Host header.")
     raw: bytes = (scope.get("raw_path") or b"").partition(b"?")[0]
     if b"%00" in raw or b"%00" in scope["query_string"]:
         raise Refused(400, "INVALID_REQUEST", "The path or query has the character U+0000.")
