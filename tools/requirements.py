@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTIONS = (
     "protos/gen",
     "services/chassis",
+    "services/catalog-events",
     "services/event-store",
     "services/catalog-command",
     "services/catalog-query",

@@ -21,6 +21,7 @@ CONTRACTS = {
 SABOTAGE = {
     "services": ("services/catalog-query/catalog_query/bootstrap.py", "import event_store.settings"),
     "chassis": ("services/chassis/chassis/buckets.py", "import almagest.catalog.v1.query_pb2"),
+    "language": ("services/catalog-events/catalog_events/language.py", "import chassis.errors"),
     "domain": ("services/catalog-command/catalog_command/domain/product.py", "import asyncpg"),
     "application": (
         "services/catalog-command/catalog_command/application/__init__.py",

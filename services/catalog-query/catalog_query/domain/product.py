@@ -7,18 +7,16 @@ model and explains a product's history, so that what the history says cannot dri
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, TypedDict, cast
+from typing import Any, Final, TypedDict, cast
 
+import catalog_events
 from almagest.catalog.events.v1 import product_events_pb2 as events
 from almagest.eventstore.v1 import event_pb2
-from google.protobuf.message import DecodeError
 
 from catalog_query.domain.errors import RevisionGap, UnknownEvent, UnreadableEvent
 
 CATEGORY: Final = "product"
 """The category of the streams that products are kept in: a product's stream is `product-<product_id>`."""
-
-_PACKAGE: Final = "almagest.catalog.events.v1."
 
 
 class Price(TypedDict):
@@ -43,6 +41,9 @@ class Document(TypedDict):
     revision: int
     created_at: str
     updated_at: str
+
+
+_Apply = Callable[[Document, Any, event_pb2.RecordedEvent], Document]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,21 @@ def apply(document: Document | None, event: event_pb2.RecordedEvent) -> Document
     Raises:
         UnknownEvent, UnreadableEvent: see `evolve`.
     """
+    message = decoded(event)
+    return _APPLY[type(message)](document or _NOTHING, message, event)
+
+
+def decoded(event: event_pb2.RecordedEvent) -> catalog_events.Event:
+    """What the event says, in the words of today.
+
+    Raises:
+        UnknownEvent, UnreadableEvent: see `evolve`.
+    """
     try:
-        apply_one = _APPLY[event.type]
-    except KeyError:
+        return catalog_events.decode(event)
+    except catalog_events.UnknownEvent:
         raise UnknownEvent(event) from None
-    try:
-        return apply_one(document or _NOTHING, event)
-    except DecodeError:
+    except catalog_events.UnreadableEvent:
         raise UnreadableEvent(event) from None
 
 
@@ -105,17 +114,18 @@ def facets(event: event_pb2.RecordedEvent) -> frozenset[str]:
     """Which independent parts of the document an event replaces as a whole. Going back until each part was met gives
     the state without reading everything.
     """
-    try:
-        return _FACETS[event.type]
-    except KeyError:
-        raise UnknownEvent(event) from None
+    message = decoded(event)
+    if isinstance(message, events.PriceCorrected):
+        return _NO_FACET if message.HasField("effective_until") else _PRICE
+    return _FACETS[type(message)]
 
 
 def reason(event: event_pb2.RecordedEvent) -> str:
     """Why, in the actor's words: said with the request, or, when a product is discontinued, in the event itself."""
-    if event.metadata.reason or event.type != _PACKAGE + "ProductDiscontinued":
+    if event.metadata.reason:
         return event.metadata.reason
-    return events.ProductDiscontinued.FromString(event.payload).reason
+    message = decoded(event)
+    return message.reason if isinstance(message, events.ProductDiscontinued) else ""
 
 
 ALL_FACETS: Final = frozenset({"description", "price", "status"})
@@ -145,8 +155,7 @@ def _flatten(prefix: str, value: Mapping[str, object]) -> Iterator[tuple[str, ob
             yield prefix + key, inner
 
 
-def _created(_: Document, event: event_pb2.RecordedEvent) -> Document:
-    created = events.ProductCreated.FromString(event.payload)
+def _created(_: Document, created: events.ProductCreated, event: event_pb2.RecordedEvent) -> Document:
     description = created.description
     kind, attributes = _attributes(description, event)
     at = instant(event)
@@ -166,8 +175,8 @@ def _created(_: Document, event: event_pb2.RecordedEvent) -> Document:
     }
 
 
-def _described(document: Document, event: event_pb2.RecordedEvent) -> Document:
-    description = events.ProductDescribed.FromString(event.payload).description
+def _described(document: Document, described: events.ProductDescribed, event: event_pb2.RecordedEvent) -> Document:
+    description = described.description
     kind, attributes = _attributes(description, event)
     return {
         **document,
@@ -181,18 +190,37 @@ def _described(document: Document, event: event_pb2.RecordedEvent) -> Document:
     }
 
 
-def _price_set(document: Document, event: event_pb2.RecordedEvent) -> Document:
-    price = events.PriceSet.FromString(event.payload).price
+def _price_set(
+    document: Document, priced: events.PriceSet | events.PriceCorrected, event: event_pb2.RecordedEvent
+) -> Document:
     return {
         **document,
-        "price": {"amount": price.amount, "currency": price.currency},
+        "price": {"amount": priced.price.amount, "currency": priced.price.currency},
         "revision": event.revision,
         "updated_at": instant(event),
     }
 
 
-def _becomes(status: str) -> Callable[[Document, event_pb2.RecordedEvent], Document]:
-    def apply_status(document: Document, event: event_pb2.RecordedEvent) -> Document:
+def _price_corrected(document: Document, corrected: events.PriceCorrected, event: event_pb2.RecordedEvent) -> Document:
+    """A correction that ends in the past leaves the present as it is."""
+    if corrected.HasField("effective_until"):
+        return _noted(document, corrected, event)
+    return _price_set(document, corrected, event)
+
+
+def _price_removed(document: Document, _: object, event: event_pb2.RecordedEvent) -> Document:
+    return {**document, "price": None, "revision": event.revision, "updated_at": instant(event)}
+
+
+def _noted(document: Document, _: object, event: event_pb2.RecordedEvent) -> Document:
+    """What concerns another time than now moves the revision only: the document says what holds now, to everybody, and
+    what will hold is not everybody's business.
+    """
+    return {**document, "revision": event.revision}
+
+
+def _becomes(status: str) -> _Apply:
+    def apply_status(document: Document, _: object, event: event_pb2.RecordedEvent) -> Document:
         return {**document, "status": status, "revision": event.revision, "updated_at": instant(event)}
 
     return apply_status
@@ -233,20 +261,34 @@ def _vehicle(vehicle: events.VehicleAttributes) -> dict[str, object]:
 
 _NOTHING: Final = cast("Document", dict.fromkeys(Document.__annotations__))
 
-_APPLY: Final[Mapping[str, Callable[[Document, event_pb2.RecordedEvent], Document]]] = {
-    _PACKAGE + "ProductCreated": _created,
-    _PACKAGE + "ProductDescribed": _described,
-    _PACKAGE + "PriceSet": _price_set,
-    _PACKAGE + "ProductPublished": _becomes("published"),
-    _PACKAGE + "ProductUnpublished": _becomes("draft"),
-    _PACKAGE + "ProductDiscontinued": _becomes("discontinued"),
+_APPLY: Final[Mapping[type[catalog_events.Event], _Apply]] = {
+    events.ProductCreated: _created,
+    events.ProductDescribed: _described,
+    events.PriceSet: _price_set,
+    events.PriceRemoved: _price_removed,
+    events.PriceCorrected: _price_corrected,
+    events.PriceScheduled: _noted,
+    events.PublicationScheduled: _noted,
+    events.ScheduleCancelled: _noted,
+    events.ScheduleFailed: _noted,
+    events.ProductPublished: _becomes("published"),
+    events.ProductUnpublished: _becomes("draft"),
+    events.ProductDiscontinued: _becomes("discontinued"),
 }
 
-_FACETS: Final[Mapping[str, frozenset[str]]] = {
-    _PACKAGE + "ProductCreated": ALL_FACETS,
-    _PACKAGE + "ProductDescribed": frozenset({"description"}),
-    _PACKAGE + "PriceSet": frozenset({"price"}),
-    _PACKAGE + "ProductPublished": frozenset({"status"}),
-    _PACKAGE + "ProductUnpublished": frozenset({"status"}),
-    _PACKAGE + "ProductDiscontinued": frozenset({"status"}),
+_PRICE: Final = frozenset({"price"})
+_STATUS: Final = frozenset({"status"})
+_NO_FACET: Final = frozenset[str]()
+_FACETS: Final[Mapping[type[catalog_events.Event], frozenset[str]]] = {
+    events.ProductCreated: ALL_FACETS,
+    events.ProductDescribed: frozenset({"description"}),
+    events.PriceSet: _PRICE,
+    events.PriceRemoved: _PRICE,
+    events.PriceScheduled: _NO_FACET,
+    events.PublicationScheduled: _NO_FACET,
+    events.ScheduleCancelled: _NO_FACET,
+    events.ScheduleFailed: _NO_FACET,
+    events.ProductPublished: _STATUS,
+    events.ProductUnpublished: _STATUS,
+    events.ProductDiscontinued: _STATUS,
 }

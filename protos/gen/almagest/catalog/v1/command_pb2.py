@@ -25,41 +25,54 @@ _sym_db = _symbol_database.Default()
 from almagest.catalog.events.v1 import product_events_pb2 as almagest_dot_catalog_dot_events_dot_v1_dot_product__events__pb2
 from almagest.rpc.v1 import problem_pb2 as almagest_dot_rpc_dot_v1_dot_problem__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!almagest/catalog/v1/command.proto\x12\x13\x61lmagest.catalog.v1\x1a/almagest/catalog/events/v1/product_events.proto\x1a\x1d\x61lmagest/rpc/v1/problem.proto\x1a\x1egoogle/protobuf/duration.proto\"I\n\x16\x45xecuteCommandsRequest\x12/\n\x05items\x18\x01 \x03(\x0b\x32 .almagest.catalog.v1.CommandItem\"\xd9\x02\n\x0b\x43ommandItem\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x12\n\nproduct_id\x18\x02 \x01(\t\x12\x35\n\x08\x63ommands\x18\x03 \x03(\x0b\x32#.almagest.catalog.v1.ProductCommand\x12\x1e\n\x11\x65xpected_revision\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\x0c\x12\x19\n\x11transaction_token\x18\x06 \x01(\t\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12*\n\x07timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x0e\n\x06job_id\x18\n \x01(\t\x12\x13\n\x0bimport_line\x18\x0b \x01(\x04\x12\x0f\n\x07\x64ry_run\x18\x0c \x01(\x08\x42\x14\n\x12_expected_revision\"\xa3\x03\n\x0eProductCommand\x12\x34\n\x06\x63reate\x18\x01 \x01(\x0b\x32\".almagest.catalog.v1.CreateProductH\x00\x12\x38\n\x08\x64\x65scribe\x18\x02 \x01(\x0b\x32$.almagest.catalog.v1.DescribeProductH\x00\x12.\n\x03put\x18\x03 \x01(\x0b\x32\x1f.almagest.catalog.v1.PutProductH\x00\x12\x32\n\tset_price\x18\x04 \x01(\x0b\x32\x1d.almagest.catalog.v1.SetPriceH\x00\x12\x36\n\x07publish\x18\x05 \x01(\x0b\x32#.almagest.catalog.v1.PublishProductH\x00\x12:\n\tunpublish\x18\x06 \x01(\x0b\x32%.almagest.catalog.v1.UnpublishProductH\x00\x12>\n\x0b\x64iscontinue\x18\x07 \x01(\x0b\x32\'.almagest.catalog.v1.DiscontinueProductH\x00\x42\t\n\x07\x63ommand\"Z\n\rCreateProduct\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12<\n\x0b\x64\x65scription\x18\x02 \x01(\x0b\x32\'.almagest.catalog.events.v1.Description\"O\n\x0f\x44\x65scribeProduct\x12<\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\'.almagest.catalog.events.v1.Description\"W\n\nPutProduct\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12<\n\x0b\x64\x65scription\x18\x02 \x01(\x0b\x32\'.almagest.catalog.events.v1.Description\"<\n\x08SetPrice\x12\x30\n\x05price\x18\x01 \x01(\x0b\x32!.almagest.catalog.events.v1.Money\"\x10\n\x0ePublishProduct\"\x12\n\x10UnpublishProduct\"$\n\x12\x44iscontinueProduct\x12\x0e\n\x06reason\x18\x01 \x01(\t\"N\n\x17\x45xecuteCommandsResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".almagest.catalog.v1.CommandResult\"z\n\rCommandResult\x12\x31\n\x08\x65xecuted\x18\x01 \x01(\x0b\x32\x1d.almagest.catalog.v1.ExecutedH\x00\x12+\n\x07problem\x18\x02 \x01(\x0b\x32\x18.almagest.rpc.v1.ProblemH\x00\x42\t\n\x07outcome\"\x7f\n\x08\x45xecuted\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x04 \x01(\x08\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x08\x12\x10\n\x08replayed\x18\x06 \x01(\x08\x32\x85\x01\n\x15\x43\x61talogCommandService\x12l\n\x0f\x45xecuteCommands\x12+.almagest.catalog.v1.ExecuteCommandsRequest\x1a,.almagest.catalog.v1.ExecuteCommandsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!almagest/catalog/v1/command.proto\x12\x13\x61lmagest.catalog.v1\x1a/almagest/catalog/events/v1/product_events.proto\x1a\x1d\x61lmagest/rpc/v1/problem.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"I\n\x16\x45xecuteCommandsRequest\x12/\n\x05items\x18\x01 \x03(\x0b\x32 .almagest.catalog.v1.CommandItem\"\xd9\x02\n\x0b\x43ommandItem\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x12\n\nproduct_id\x18\x02 \x01(\t\x12\x35\n\x08\x63ommands\x18\x03 \x03(\x0b\x32#.almagest.catalog.v1.ProductCommand\x12\x1e\n\x11\x65xpected_revision\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\x0c\x12\x19\n\x11transaction_token\x18\x06 \x01(\t\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12*\n\x07timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x0e\n\x06job_id\x18\n \x01(\t\x12\x13\n\x0bimport_line\x18\x0b \x01(\x04\x12\x0f\n\x07\x64ry_run\x18\x0c \x01(\x08\x42\x14\n\x12_expected_revision\"\xa3\x06\n\x0eProductCommand\x12\x34\n\x06\x63reate\x18\x01 \x01(\x0b\x32\".almagest.catalog.v1.CreateProductH\x00\x12\x38\n\x08\x64\x65scribe\x18\x02 \x01(\x0b\x32$.almagest.catalog.v1.DescribeProductH\x00\x12.\n\x03put\x18\x03 \x01(\x0b\x32\x1f.almagest.catalog.v1.PutProductH\x00\x12\x32\n\tset_price\x18\x04 \x01(\x0b\x32\x1d.almagest.catalog.v1.SetPriceH\x00\x12\x36\n\x07publish\x18\x05 \x01(\x0b\x32#.almagest.catalog.v1.PublishProductH\x00\x12:\n\tunpublish\x18\x06 \x01(\x0b\x32%.almagest.catalog.v1.UnpublishProductH\x00\x12>\n\x0b\x64iscontinue\x18\x07 \x01(\x0b\x32\'.almagest.catalog.v1.DiscontinueProductH\x00\x12<\n\x0eschedule_price\x18\x08 \x01(\x0b\x32\".almagest.catalog.v1.SchedulePriceH\x00\x12H\n\x14schedule_publication\x18\t \x01(\x0b\x32(.almagest.catalog.v1.SchedulePublicationH\x00\x12>\n\x0f\x63\x61ncel_schedule\x18\n \x01(\x0b\x32#.almagest.catalog.v1.CancelScheduleH\x00\x12\x42\n\x11\x61\x63tivate_schedule\x18\x0b \x01(\x0b\x32%.almagest.catalog.v1.ActivateScheduleH\x00\x12:\n\rcorrect_price\x18\x0c \x01(\x0b\x32!.almagest.catalog.v1.CorrectPriceH\x00\x12\x36\n\x07restore\x18\r \x01(\x0b\x32#.almagest.catalog.v1.RestoreProductH\x00\x42\t\n\x07\x63ommand\"Z\n\rCreateProduct\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12<\n\x0b\x64\x65scription\x18\x02 \x01(\x0b\x32\'.almagest.catalog.events.v1.Description\"O\n\x0f\x44\x65scribeProduct\x12<\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\'.almagest.catalog.events.v1.Description\"W\n\nPutProduct\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12<\n\x0b\x64\x65scription\x18\x02 \x01(\x0b\x32\'.almagest.catalog.events.v1.Description\"<\n\x08SetPrice\x12\x30\n\x05price\x18\x01 \x01(\x0b\x32!.almagest.catalog.events.v1.Money\"\x10\n\x0ePublishProduct\"\x12\n\x10UnpublishProduct\"$\n\x12\x44iscontinueProduct\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x88\x01\n\rSchedulePrice\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x30\n\x05price\x18\x02 \x01(\x0b\x32!.almagest.catalog.events.v1.Money\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"o\n\x13SchedulePublication\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x11\n\tpublished\x18\x02 \x01(\x08\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"%\n\x0e\x43\x61ncelSchedule\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\"\'\n\x10\x41\x63tivateSchedule\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\"\xa9\x01\n\x0c\x43orrectPrice\x12\x30\n\x05price\x18\x01 \x01(\x0b\x32!.almagest.catalog.events.v1.Money\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\"\n\x0eRestoreProduct\x12\x10\n\x08revision\x18\x01 \x01(\x04\"N\n\x17\x45xecuteCommandsResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".almagest.catalog.v1.CommandResult\"z\n\rCommandResult\x12\x31\n\x08\x65xecuted\x18\x01 \x01(\x0b\x32\x1d.almagest.catalog.v1.ExecutedH\x00\x12+\n\x07problem\x18\x02 \x01(\x0b\x32\x18.almagest.rpc.v1.ProblemH\x00\x42\t\n\x07outcome\"\x7f\n\x08\x45xecuted\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x04 \x01(\x08\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x08\x12\x10\n\x08replayed\x18\x06 \x01(\x08\x32\x85\x01\n\x15\x43\x61talogCommandService\x12l\n\x0f\x45xecuteCommands\x12+.almagest.catalog.v1.ExecuteCommandsRequest\x1a,.almagest.catalog.v1.ExecuteCommandsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'almagest.catalog.v1.command_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXECUTECOMMANDSREQUEST']._serialized_start=170
-  _globals['_EXECUTECOMMANDSREQUEST']._serialized_end=243
-  _globals['_COMMANDITEM']._serialized_start=246
-  _globals['_COMMANDITEM']._serialized_end=591
-  _globals['_PRODUCTCOMMAND']._serialized_start=594
-  _globals['_PRODUCTCOMMAND']._serialized_end=1013
-  _globals['_CREATEPRODUCT']._serialized_start=1015
-  _globals['_CREATEPRODUCT']._serialized_end=1105
-  _globals['_DESCRIBEPRODUCT']._serialized_start=1107
-  _globals['_DESCRIBEPRODUCT']._serialized_end=1186
-  _globals['_PUTPRODUCT']._serialized_start=1188
-  _globals['_PUTPRODUCT']._serialized_end=1275
-  _globals['_SETPRICE']._serialized_start=1277
-  _globals['_SETPRICE']._serialized_end=1337
-  _globals['_PUBLISHPRODUCT']._serialized_start=1339
-  _globals['_PUBLISHPRODUCT']._serialized_end=1355
-  _globals['_UNPUBLISHPRODUCT']._serialized_start=1357
-  _globals['_UNPUBLISHPRODUCT']._serialized_end=1375
-  _globals['_DISCONTINUEPRODUCT']._serialized_start=1377
-  _globals['_DISCONTINUEPRODUCT']._serialized_end=1413
-  _globals['_EXECUTECOMMANDSRESPONSE']._serialized_start=1415
-  _globals['_EXECUTECOMMANDSRESPONSE']._serialized_end=1493
-  _globals['_COMMANDRESULT']._serialized_start=1495
-  _globals['_COMMANDRESULT']._serialized_end=1617
-  _globals['_EXECUTED']._serialized_start=1619
-  _globals['_EXECUTED']._serialized_end=1746
-  _globals['_CATALOGCOMMANDSERVICE']._serialized_start=1749
-  _globals['_CATALOGCOMMANDSERVICE']._serialized_end=1882
+  _globals['_EXECUTECOMMANDSREQUEST']._serialized_start=203
+  _globals['_EXECUTECOMMANDSREQUEST']._serialized_end=276
+  _globals['_COMMANDITEM']._serialized_start=279
+  _globals['_COMMANDITEM']._serialized_end=624
+  _globals['_PRODUCTCOMMAND']._serialized_start=627
+  _globals['_PRODUCTCOMMAND']._serialized_end=1430
+  _globals['_CREATEPRODUCT']._serialized_start=1432
+  _globals['_CREATEPRODUCT']._serialized_end=1522
+  _globals['_DESCRIBEPRODUCT']._serialized_start=1524
+  _globals['_DESCRIBEPRODUCT']._serialized_end=1603
+  _globals['_PUTPRODUCT']._serialized_start=1605
+  _globals['_PUTPRODUCT']._serialized_end=1692
+  _globals['_SETPRICE']._serialized_start=1694
+  _globals['_SETPRICE']._serialized_end=1754
+  _globals['_PUBLISHPRODUCT']._serialized_start=1756
+  _globals['_PUBLISHPRODUCT']._serialized_end=1772
+  _globals['_UNPUBLISHPRODUCT']._serialized_start=1774
+  _globals['_UNPUBLISHPRODUCT']._serialized_end=1792
+  _globals['_DISCONTINUEPRODUCT']._serialized_start=1794
+  _globals['_DISCONTINUEPRODUCT']._serialized_end=1830
+  _globals['_SCHEDULEPRICE']._serialized_start=1833
+  _globals['_SCHEDULEPRICE']._serialized_end=1969
+  _globals['_SCHEDULEPUBLICATION']._serialized_start=1971
+  _globals['_SCHEDULEPUBLICATION']._serialized_end=2082
+  _globals['_CANCELSCHEDULE']._serialized_start=2084
+  _globals['_CANCELSCHEDULE']._serialized_end=2121
+  _globals['_ACTIVATESCHEDULE']._serialized_start=2123
+  _globals['_ACTIVATESCHEDULE']._serialized_end=2162
+  _globals['_CORRECTPRICE']._serialized_start=2165
+  _globals['_CORRECTPRICE']._serialized_end=2334
+  _globals['_RESTOREPRODUCT']._serialized_start=2336
+  _globals['_RESTOREPRODUCT']._serialized_end=2370
+  _globals['_EXECUTECOMMANDSRESPONSE']._serialized_start=2372
+  _globals['_EXECUTECOMMANDSRESPONSE']._serialized_end=2450
+  _globals['_COMMANDRESULT']._serialized_start=2452
+  _globals['_COMMANDRESULT']._serialized_end=2574
+  _globals['_EXECUTED']._serialized_start=2576
+  _globals['_EXECUTED']._serialized_end=2703
+  _globals['_CATALOGCOMMANDSERVICE']._serialized_start=2706
+  _globals['_CATALOGCOMMANDSERVICE']._serialized_end=2839
 # @@protoc_insertion_point(module_scope)

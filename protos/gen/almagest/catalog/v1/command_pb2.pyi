@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -130,6 +131,12 @@ class ProductCommand(_message.Message):
     PUBLISH_FIELD_NUMBER: _builtins.int
     UNPUBLISH_FIELD_NUMBER: _builtins.int
     DISCONTINUE_FIELD_NUMBER: _builtins.int
+    SCHEDULE_PRICE_FIELD_NUMBER: _builtins.int
+    SCHEDULE_PUBLICATION_FIELD_NUMBER: _builtins.int
+    CANCEL_SCHEDULE_FIELD_NUMBER: _builtins.int
+    ACTIVATE_SCHEDULE_FIELD_NUMBER: _builtins.int
+    CORRECT_PRICE_FIELD_NUMBER: _builtins.int
+    RESTORE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create(self) -> Global___CreateProduct:
         """Bring it into being."""
@@ -158,6 +165,30 @@ class ProductCommand(_message.Message):
     def discontinue(self) -> Global___DiscontinueProduct:
         """End it."""
 
+    @_builtins.property
+    def schedule_price(self) -> Global___SchedulePrice:
+        """Let it have a price from a time in the future on."""
+
+    @_builtins.property
+    def schedule_publication(self) -> Global___SchedulePublication:
+        """Publish or hide it at a time in the future."""
+
+    @_builtins.property
+    def cancel_schedule(self) -> Global___CancelSchedule:
+        """Take back what was scheduled and has not come yet."""
+
+    @_builtins.property
+    def activate_schedule(self) -> Global___ActivateSchedule:
+        """Let what was scheduled take effect, once it is due."""
+
+    @_builtins.property
+    def correct_price(self) -> Global___CorrectPrice:
+        """Say that the price was another one in the past."""
+
+    @_builtins.property
+    def restore(self) -> Global___RestoreProduct:
+        """Bring back what it was at an earlier revision. It stands alone in its item."""
+
     def __init__(
         self,
         *,
@@ -168,12 +199,18 @@ class ProductCommand(_message.Message):
         publish: Global___PublishProduct | None = ...,
         unpublish: Global___UnpublishProduct | None = ...,
         discontinue: Global___DiscontinueProduct | None = ...,
+        schedule_price: Global___SchedulePrice | None = ...,
+        schedule_publication: Global___SchedulePublication | None = ...,
+        cancel_schedule: Global___CancelSchedule | None = ...,
+        activate_schedule: Global___ActivateSchedule | None = ...,
+        correct_price: Global___CorrectPrice | None = ...,
+        restore: Global___RestoreProduct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "create", b"create", "describe", b"describe", "discontinue", b"discontinue", "publish", b"publish", "put", b"put", "set_price", b"set_price", "unpublish", b"unpublish"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activate_schedule", b"activate_schedule", "cancel_schedule", b"cancel_schedule", "command", b"command", "correct_price", b"correct_price", "create", b"create", "describe", b"describe", "discontinue", b"discontinue", "publish", b"publish", "put", b"put", "restore", b"restore", "schedule_price", b"schedule_price", "schedule_publication", b"schedule_publication", "set_price", b"set_price", "unpublish", b"unpublish"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "create", b"create", "describe", b"describe", "discontinue", b"discontinue", "publish", b"publish", "put", b"put", "set_price", b"set_price", "unpublish", b"unpublish"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate_schedule", b"activate_schedule", "cancel_schedule", b"cancel_schedule", "command", b"command", "correct_price", b"correct_price", "create", b"create", "describe", b"describe", "discontinue", b"discontinue", "publish", b"publish", "put", b"put", "restore", b"restore", "schedule_price", b"schedule_price", "schedule_publication", b"schedule_publication", "set_price", b"set_price", "unpublish", b"unpublish"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["create", "describe", "put", "set_price", "publish", "unpublish", "discontinue"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["create", "describe", "put", "set_price", "publish", "unpublish", "discontinue", "schedule_price", "schedule_publication", "cancel_schedule", "activate_schedule", "correct_price", "restore"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -338,6 +375,178 @@ class DiscontinueProduct(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DiscontinueProduct: _TypeAlias = DiscontinueProduct  # noqa: Y015
+
+@_typing.final
+class SchedulePrice(_message.Message):
+    """SchedulePrice plans a price. The same schedule again changes nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_AT_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.str
+    """A UUID chosen by the caller, by which the schedule is cancelled and carried out."""
+    @_builtins.property
+    def price(self) -> _product_events_pb2.Money:
+        """The price."""
+
+    @_builtins.property
+    def effective_at(self) -> _timestamp_pb2.Timestamp:
+        """From when: in the future, at most five years."""
+
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.str = ...,
+        price: _product_events_pb2.Money | None = ...,
+        effective_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "price", b"price", "schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SchedulePrice: _TypeAlias = SchedulePrice  # noqa: Y015
+
+@_typing.final
+class SchedulePublication(_message.Message):
+    """SchedulePublication plans a publication, or its end. The same schedule again changes nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_AT_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.str
+    """A UUID chosen by the caller, by which the schedule is cancelled and carried out."""
+    published: _builtins.bool
+    """True: publish; false: hide."""
+    @_builtins.property
+    def effective_at(self) -> _timestamp_pb2.Timestamp:
+        """From when: in the future, at most five years."""
+
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.str = ...,
+        published: _builtins.bool = ...,
+        effective_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "published", b"published", "schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SchedulePublication: _TypeAlias = SchedulePublication  # noqa: Y015
+
+@_typing.final
+class CancelSchedule(_message.Message):
+    """CancelSchedule takes back what was scheduled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.str
+    """The schedule."""
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelSchedule: _TypeAlias = CancelSchedule  # noqa: Y015
+
+@_typing.final
+class ActivateSchedule(_message.Message):
+    """ActivateSchedule lets what was scheduled take effect. It is refused before it is due; a schedule that has ended already stays as it is. When it can not
+    take effect, because what it needs is missing or something later has come before it, it ends as failed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.str
+    """The schedule."""
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateSchedule: _TypeAlias = ActivateSchedule  # noqa: Y015
+
+@_typing.final
+class CorrectPrice(_message.Message):
+    """CorrectPrice says what the price really was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def price(self) -> _product_events_pb2.Money:
+        """The price that really held."""
+
+    @_builtins.property
+    def effective_from(self) -> _timestamp_pb2.Timestamp:
+        """From when: not before the product was created, and not in the future."""
+
+    @_builtins.property
+    def effective_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when, exclusive, and not in the future. Unset: until now and from now on."""
+
+    def __init__(
+        self,
+        *,
+        price: _product_events_pb2.Money | None = ...,
+        effective_from: _timestamp_pb2.Timestamp | None = ...,
+        effective_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "price", b"price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorrectPrice: _TypeAlias = CorrectPrice  # noqa: Y015
+
+@_typing.final
+class RestoreProduct(_message.Message):
+    """RestoreProduct brings back the description, the price and the publication of an earlier revision. What is scheduled stays scheduled. A product that is
+    discontinued cannot be restored.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreProduct: _TypeAlias = RestoreProduct  # noqa: Y015
 
 @_typing.final
 class ExecuteCommandsResponse(_message.Message):

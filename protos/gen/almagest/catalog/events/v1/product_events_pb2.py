@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/almagest/catalog/events/v1/product_events.proto\x12\x1a\x61lmagest.catalog.events.v1\"o\n\x0eProductCreated\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12<\n\x0b\x64\x65scription\x18\x03 \x01(\x0b\x32\'.almagest.catalog.events.v1.Description\"P\n\x10ProductDescribed\x12<\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\'.almagest.catalog.events.v1.Description\"<\n\x08PriceSet\x12\x30\n\x05price\x18\x01 \x01(\x0b\x32!.almagest.catalog.events.v1.Money\"\x12\n\x10ProductPublished\"\x14\n\x12ProductUnpublished\"%\n\x13ProductDiscontinued\x12\x0e\n\x06reason\x18\x01 \x01(\t\")\n\x05Money\x12\x0e\n\x06\x61mount\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\"\x83\x02\n\x0b\x44\x65scription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12@\n\x07general\x18\x04 \x01(\x0b\x32-.almagest.catalog.events.v1.GeneralAttributesH\x00\x12\x38\n\x03\x63\x61r\x18\x05 \x01(\x0b\x32).almagest.catalog.events.v1.CarAttributesH\x00\x12<\n\x05truck\x18\x06 \x01(\x0b\x32+.almagest.catalog.events.v1.TruckAttributesH\x00\x42\x0c\n\nattributes\"\xb6\x01\n\x11GeneralAttributes\x12\r\n\x05\x62rand\x18\x01 \x01(\t\x12\x0c\n\x04gtin\x18\x02 \x01(\t\x12Q\n\nproperties\x18\x03 \x03(\x0b\x32=.almagest.catalog.events.v1.GeneralAttributes.PropertiesEntry\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"f\n\x11VehicleAttributes\x12\x0c\n\x04make\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nmodel_year\x18\x03 \x01(\r\x12\x0b\n\x03vin\x18\x04 \x01(\t\x12\x13\n\x0b\x62ody_styles\x18\x05 \x03(\t\"m\n\rCarAttributes\x12>\n\x07vehicle\x18\x01 \x01(\x0b\x32-.almagest.catalog.events.v1.VehicleAttributes\x12\r\n\x05\x64oors\x18\x02 \x01(\r\x12\r\n\x05seats\x18\x03 \x01(\r\"~\n\x0fTruckAttributes\x12>\n\x07vehicle\x18\x01 \x01(\x0b\x32-.almagest.catalog.events.v1.VehicleAttributes\x12\x12\n\npayload_kg\x18\x02 \x01(\r\x12\x17\n\x0fgross_weight_kg\x18\x03 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/almagest/catalog/events/v1/product_events.proto\x12\x1a\x61lmagest.catalog.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x01\n\x0eProductCreated\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12<\n\x0b\x64\x65scription\x18\x03 \x01(\x0b\x32\'.almagest.catalog.events.v1.Description\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"~\n\x10ProductDescribed\x12<\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\'.almagest.catalog.events.v1.Description\x12\x1a\n\rrestored_from\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_restored_from\"\xb1\x01\n\x08PriceSet\x12\x30\n\x05price\x18\x01 \x01(\x0b\x32!.almagest.catalog.events.v1.Money\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\rrestored_from\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_restored_from\"n\n\x0cPriceRemoved\x12\x1a\n\rrestored_from\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\n\x0e_restored_from\"\xab\x01\n\x0ePriceCorrected\x12\x30\n\x05price\x18\x01 \x01(\x0b\x32!.almagest.catalog.events.v1.Money\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x0ePriceScheduled\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x30\n\x05price\x18\x02 \x01(\x0b\x32!.almagest.catalog.events.v1.Money\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"p\n\x14PublicationScheduled\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x11\n\tpublished\x18\x02 \x01(\x08\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"(\n\x11ScheduleCancelled\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\"5\n\x0eScheduleFailed\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x87\x01\n\x10ProductPublished\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\rrestored_from\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_restored_from\"\x89\x01\n\x12ProductUnpublished\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\rrestored_from\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_restored_from\"%\n\x13ProductDiscontinued\x12\x0e\n\x06reason\x18\x01 \x01(\t\")\n\x05Money\x12\x0e\n\x06\x61mount\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\"\x83\x02\n\x0b\x44\x65scription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12@\n\x07general\x18\x04 \x01(\x0b\x32-.almagest.catalog.events.v1.GeneralAttributesH\x00\x12\x38\n\x03\x63\x61r\x18\x05 \x01(\x0b\x32).almagest.catalog.events.v1.CarAttributesH\x00\x12<\n\x05truck\x18\x06 \x01(\x0b\x32+.almagest.catalog.events.v1.TruckAttributesH\x00\x42\x0c\n\nattributes\"\xb6\x01\n\x11GeneralAttributes\x12\r\n\x05\x62rand\x18\x01 \x01(\t\x12\x0c\n\x04gtin\x18\x02 \x01(\t\x12Q\n\nproperties\x18\x03 \x03(\x0b\x32=.almagest.catalog.events.v1.GeneralAttributes.PropertiesEntry\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"f\n\x11VehicleAttributes\x12\x0c\n\x04make\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nmodel_year\x18\x03 \x01(\r\x12\x0b\n\x03vin\x18\x04 \x01(\t\x12\x13\n\x0b\x62ody_styles\x18\x05 \x03(\t\"m\n\rCarAttributes\x12>\n\x07vehicle\x18\x01 \x01(\x0b\x32-.almagest.catalog.events.v1.VehicleAttributes\x12\r\n\x05\x64oors\x18\x02 \x01(\r\x12\r\n\x05seats\x18\x03 \x01(\r\"~\n\x0fTruckAttributes\x12>\n\x07vehicle\x18\x01 \x01(\x0b\x32-.almagest.catalog.events.v1.VehicleAttributes\x12\x12\n\npayload_kg\x18\x02 \x01(\r\x12\x17\n\x0fgross_weight_kg\x18\x03 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,30 +34,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERALATTRIBUTES_PROPERTIESENTRY']._loaded_options = None
   _globals['_GENERALATTRIBUTES_PROPERTIESENTRY']._serialized_options = b'8\001'
-  _globals['_PRODUCTCREATED']._serialized_start=79
-  _globals['_PRODUCTCREATED']._serialized_end=190
-  _globals['_PRODUCTDESCRIBED']._serialized_start=192
-  _globals['_PRODUCTDESCRIBED']._serialized_end=272
-  _globals['_PRICESET']._serialized_start=274
-  _globals['_PRICESET']._serialized_end=334
-  _globals['_PRODUCTPUBLISHED']._serialized_start=336
-  _globals['_PRODUCTPUBLISHED']._serialized_end=354
-  _globals['_PRODUCTUNPUBLISHED']._serialized_start=356
-  _globals['_PRODUCTUNPUBLISHED']._serialized_end=376
-  _globals['_PRODUCTDISCONTINUED']._serialized_start=378
-  _globals['_PRODUCTDISCONTINUED']._serialized_end=415
-  _globals['_MONEY']._serialized_start=417
-  _globals['_MONEY']._serialized_end=458
-  _globals['_DESCRIPTION']._serialized_start=461
-  _globals['_DESCRIPTION']._serialized_end=720
-  _globals['_GENERALATTRIBUTES']._serialized_start=723
-  _globals['_GENERALATTRIBUTES']._serialized_end=905
-  _globals['_GENERALATTRIBUTES_PROPERTIESENTRY']._serialized_start=856
-  _globals['_GENERALATTRIBUTES_PROPERTIESENTRY']._serialized_end=905
-  _globals['_VEHICLEATTRIBUTES']._serialized_start=907
-  _globals['_VEHICLEATTRIBUTES']._serialized_end=1009
-  _globals['_CARATTRIBUTES']._serialized_start=1011
-  _globals['_CARATTRIBUTES']._serialized_end=1120
-  _globals['_TRUCKATTRIBUTES']._serialized_start=1122
-  _globals['_TRUCKATTRIBUTES']._serialized_end=1248
+  _globals['_PRODUCTCREATED']._serialized_start=113
+  _globals['_PRODUCTCREATED']._serialized_end=274
+  _globals['_PRODUCTDESCRIBED']._serialized_start=276
+  _globals['_PRODUCTDESCRIBED']._serialized_end=402
+  _globals['_PRICESET']._serialized_start=405
+  _globals['_PRICESET']._serialized_end=582
+  _globals['_PRICEREMOVED']._serialized_start=584
+  _globals['_PRICEREMOVED']._serialized_end=694
+  _globals['_PRICECORRECTED']._serialized_start=697
+  _globals['_PRICECORRECTED']._serialized_end=868
+  _globals['_PRICESCHEDULED']._serialized_start=871
+  _globals['_PRICESCHEDULED']._serialized_end=1008
+  _globals['_PUBLICATIONSCHEDULED']._serialized_start=1010
+  _globals['_PUBLICATIONSCHEDULED']._serialized_end=1122
+  _globals['_SCHEDULECANCELLED']._serialized_start=1124
+  _globals['_SCHEDULECANCELLED']._serialized_end=1164
+  _globals['_SCHEDULEFAILED']._serialized_start=1166
+  _globals['_SCHEDULEFAILED']._serialized_end=1219
+  _globals['_PRODUCTPUBLISHED']._serialized_start=1222
+  _globals['_PRODUCTPUBLISHED']._serialized_end=1357
+  _globals['_PRODUCTUNPUBLISHED']._serialized_start=1360
+  _globals['_PRODUCTUNPUBLISHED']._serialized_end=1497
+  _globals['_PRODUCTDISCONTINUED']._serialized_start=1499
+  _globals['_PRODUCTDISCONTINUED']._serialized_end=1536
+  _globals['_MONEY']._serialized_start=1538
+  _globals['_MONEY']._serialized_end=1579
+  _globals['_DESCRIPTION']._serialized_start=1582
+  _globals['_DESCRIPTION']._serialized_end=1841
+  _globals['_GENERALATTRIBUTES']._serialized_start=1844
+  _globals['_GENERALATTRIBUTES']._serialized_end=2026
+  _globals['_GENERALATTRIBUTES_PROPERTIESENTRY']._serialized_start=1977
+  _globals['_GENERALATTRIBUTES_PROPERTIESENTRY']._serialized_end=2026
+  _globals['_VEHICLEATTRIBUTES']._serialized_start=2028
+  _globals['_VEHICLEATTRIBUTES']._serialized_end=2130
+  _globals['_CARATTRIBUTES']._serialized_start=2132
+  _globals['_CARATTRIBUTES']._serialized_end=2241
+  _globals['_TRUCKATTRIBUTES']._serialized_start=2243
+  _globals['_TRUCKATTRIBUTES']._serialized_end=2369
 # @@protoc_insertion_point(module_scope)
