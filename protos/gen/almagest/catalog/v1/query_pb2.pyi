@@ -505,22 +505,34 @@ class GetProductHistoryRequest(_message.Message):
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    RECORDED_FROM_FIELD_NUMBER: _builtins.int
+    RECORDED_TO_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """The product id."""
     page_size: _builtins.int
     """How many at most, 1 to 200; 0: 50."""
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty: the latest changes."""
+    @_builtins.property
+    def recorded_from(self) -> _timestamp_pb2.Timestamp:
+        """Only what was recorded then or later; unset: from the beginning."""
+
+    @_builtins.property
+    def recorded_to(self) -> _timestamp_pb2.Timestamp:
+        """Only what was recorded then or before; unset: to the end."""
+
     def __init__(
         self,
         *,
         product_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        recorded_from: _timestamp_pb2.Timestamp | None = ...,
+        recorded_to: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recorded_from", b"recorded_from", "recorded_to", b"recorded_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "product_id", b"product_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "product_id", b"product_id", "recorded_from", b"recorded_from", "recorded_to", b"recorded_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -569,6 +581,12 @@ class ProductChange(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     IMPORT_LINE_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_AT_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    FACTS_WITHHELD_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision that it led to."""
     type: _builtins.str
@@ -583,6 +601,10 @@ class ProductChange(_message.Message):
     """The job that it was part of, if any."""
     import_line: _builtins.int
     """The line of the import that it came from; 0 when it came from none."""
+    schedule_id: _builtins.str
+    """The schedule that it is about; empty when it is about none."""
+    facts_withheld: _builtins.bool
+    """Whether facts are left out: they are about the future, which takes the scope `catalog:write` to see."""
     @_builtins.property
     def recorded_at(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -590,6 +612,22 @@ class ProductChange(_message.Message):
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
         """Which fields of the document it changed."""
+
+    @_builtins.property
+    def position(self) -> _event_pb2.ShardPosition:
+        """Where it stands in the log."""
+
+    @_builtins.property
+    def effective_at(self) -> _timestamp_pb2.Timestamp:
+        """From when what it says holds, when that is not the time at which it was recorded."""
+
+    @_builtins.property
+    def effective_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when it holds, exclusive, when what it says ends."""
+
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldFact]:
+        """What it says about its own time, where that is not the present: a price that is scheduled, or was corrected."""
 
     def __init__(
         self,
@@ -603,14 +641,46 @@ class ProductChange(_message.Message):
         job_id: _builtins.str = ...,
         import_line: _builtins.int = ...,
         fields: _abc.Iterable[Global___FieldChange] | None = ...,
+        position: _event_pb2.ShardPosition | None = ...,
+        effective_at: _timestamp_pb2.Timestamp | None = ...,
+        effective_until: _timestamp_pb2.Timestamp | None = ...,
+        schedule_id: _builtins.str = ...,
+        facts: _abc.Iterable[Global___FieldFact] | None = ...,
+        facts_withheld: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recorded_at", b"recorded_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "effective_until", b"effective_until", "position", b"position", "recorded_at", b"recorded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "fields", b"fields", "import_line", b"import_line", "job_id", b"job_id", "reason", b"reason", "recorded_at", b"recorded_at", "revision", b"revision", "trace_id", b"trace_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "effective_at", b"effective_at", "effective_until", b"effective_until", "facts", b"facts", "facts_withheld", b"facts_withheld", "fields", b"fields", "import_line", b"import_line", "job_id", b"job_id", "position", b"position", "reason", b"reason", "recorded_at", b"recorded_at", "revision", b"revision", "schedule_id", b"schedule_id", "trace_id", b"trace_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProductChange: _TypeAlias = ProductChange  # noqa: Y015
+
+@_typing.final
+class FieldFact(_message.Message):
+    """FieldFact is a field of the document and the value that it has, or will have, at some time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The path of the field, for example `price.amount`."""
+    value: _builtins.str
+    """The value, as JSON."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldFact: _TypeAlias = FieldFact  # noqa: Y015
 
 @_typing.final
 class FieldChange(_message.Message):
