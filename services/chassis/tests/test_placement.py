@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from chassis.buckets import BUCKETS, BucketMap, ShardMap, bucket_of, stream_bucket
 from chassis.ids import uuid7
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -49,6 +49,7 @@ def test_a_stream_without_category_or_id_has_no_bucket(stream: str) -> None:
         stream_bucket(stream)
 
 
+@settings(deadline=None)
 @given(shards=st.integers(1, BUCKETS))
 def test_every_bucket_is_in_exactly_one_shard_and_shards_are_equal(shards: int) -> None:
     """The ranges cover all buckets without overlap, agree with `shard_of`, and differ in size by one at most."""
@@ -85,6 +86,7 @@ def moves(draw: st.DrawFn) -> tuple[int, int, int]:
     return first, draw(st.integers(first, BUCKETS - 1)), draw(st.integers(0, 4))
 
 
+@settings(deadline=None, max_examples=50)
 @given(shards=st.integers(1, 4), wanted=st.lists(moves(), max_size=6))
 def test_a_map_is_what_the_moves_made_of_it_and_comes_back_from_its_ranges(
     shards: int, wanted: list[tuple[int, int, int]]
