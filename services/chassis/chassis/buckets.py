@@ -5,6 +5,7 @@ format: changing it would leave every event in the wrong place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 BUCKETS = 1024
@@ -53,6 +54,9 @@ class ShardMap:
         self.epoch = epoch
         self.shards = count
         self._owners = tuple(owners)
+        self._ranges: dict[int, list[tuple[int, int]]] = {shard: [] for shard in range(count)}
+        for first, last, owner in self.segments(0, BUCKETS - 1):
+            self._ranges[owner].append((first, last))
 
     @classmethod
     def of_ranges(cls, epoch: int, ranges: Mapping[int, Iterable[tuple[int, int]]]) -> "ShardMap":
@@ -94,7 +98,7 @@ class ShardMap:
         """
         if not 0 <= shard < self.shards:
             raise ValueError(f"a shard is between 0 and {self.shards - 1}, not {shard}")
-        return [(first, last) for first, last, owner in self.segments(0, BUCKETS - 1) if owner == shard]
+        return list(self._ranges[shard])
 
     def segments(self, first: int, last: int) -> list[tuple[int, int, int]]:
         """The buckets from `first` to `last` as the longest ranges that one shard holds each: (first, last, shard)."""
@@ -141,3 +145,9 @@ class BucketMap(ShardMap):
         base, extra = divmod(BUCKETS, shards)
         sizes = [base + (1 if shard < extra else 0) for shard in range(shards)]
         super().__init__(1, [shard for shard, size in enumerate(sizes) for _ in range(size)], shards=shards)
+
+
+@lru_cache(maxsize=8)
+def equal_map(shards: int) -> BucketMap:
+    """`BucketMap(shards)`, made once: maps never change."""
+    return BucketMap(shards)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 from almagest.eventstore.v1 import event_pb2
-from chassis.buckets import BucketMap
+from chassis.buckets import equal_map
 from fastapi import Depends, Header, Path, Request, Security
 from fastapi.security import HTTPBearer
 from pydantic import BeforeValidator
@@ -157,7 +157,7 @@ def positions_header(positions: Sequence[event_pb2.ShardPosition]) -> dict[str, 
     """
     if {position.shard for position in positions} != set(range(len(positions))):
         return {}
-    buckets = BucketMap(len(positions)) if positions else None
+    buckets = equal_map(len(positions)) if positions else None
     tokens = [
         event_pb2.ConsistencyToken(
             epoch=buckets.epoch,
