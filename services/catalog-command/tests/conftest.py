@@ -6,9 +6,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import catalog_events
 import event_store.bootstrap
 import event_store.settings
 import pytest
@@ -31,6 +33,7 @@ from chassis.errors import DeadlineExceeded, Unavailable
 from chassis.identity.files import FileIdentitySource
 from chassis.process import Assembly, running
 from chassis.rpc.channel import Channel
+from google.protobuf.timestamp_pb2 import Timestamp
 
 TRUST_DOMAIN = "almagest.internal"
 
@@ -43,12 +46,14 @@ class MemoryProductLog:
         loses_answers: so many of the next appends are written, and their answers lost.
         loses_appends: so many of the next appends are lost before they are written.
         calls: the names of the methods called.
+        clock: what events are recorded by.
     """
 
     def __init__(self) -> None:
-        self._streams: dict[str, list[tuple[Any, ProductAppend]]] = {}
+        self._streams: dict[str, list[tuple[Any, ProductAppend, Timestamp]]] = {}
         self._written: dict[str, Written] = {}
         self._position = 0
+        self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.down = False
         self.loses_answers = 0
         self.loses_appends = 0
@@ -57,21 +62,23 @@ class MemoryProductLog:
 
     def events(self, product: str) -> list[Any]:
         """The events of a product's stream."""
-        return [event for event, _ in self._streams.get(product, [])]
+        return [event for event, _, _ in self._streams.get(product, [])]
 
     def appends(self, product: str) -> list[ProductAppend]:
         """The appends of a product's stream, one per event."""
-        return [append for _, append in self._streams.get(product, [])]
+        return [append for _, append, _ in self._streams.get(product, [])]
 
     async def read(self, product_id: str, *, after: int, deadline: float) -> History:
         await self._begin("read", deadline)
         stream = self._streams.get(product_id, [])
         found = stream[after + 1 :]
         written: dict[str, Written] = {}
-        for _, append in found:
+        for _, append, _ in found:
             written[append.append_id] = replace(self._written[append.append_id], fingerprint=None)
         token = list(written.values())[-1].consistency_token if written else ""
-        return History([event for event, _ in found], list(written.values()), len(stream) - 1, token)
+        return History(
+            [_read_back(event, at) for event, _, at in found], list(written.values()), len(stream) - 1, token
+        )
 
     async def append(self, append: ProductAppend, *, deadline: float) -> Written:
         await self._begin("append", deadline, uncertain=True)
@@ -87,7 +94,9 @@ class MemoryProductLog:
         stream = self._streams.setdefault(append.product_id, [])
         if append.expected_revision != len(stream) - 1:
             raise StreamConflict
-        stream += [(event, append) for event in append.events]
+        at = Timestamp()
+        at.FromDatetime(self.clock())
+        stream += [(event, append, at) for event in append.events]
         self._position += len(append.events)
         written = Written(
             append_id=append.append_id,
@@ -113,6 +122,13 @@ class MemoryProductLog:
             raise AppendUncertain if uncertain else Unavailable
         if deadline <= time.monotonic():
             raise AppendUncertain if uncertain else DeadlineExceeded
+
+
+def _read_back(event: catalog_events.Event, at: Timestamp) -> catalog_events.Event:
+    stored = event_pb2.RecordedEvent(
+        type=catalog_events.type_name(event), payload=event.SerializeToString(), recorded_at=at
+    )
+    return catalog_events.decode(stored)
 
 
 @pytest.fixture(scope="session")

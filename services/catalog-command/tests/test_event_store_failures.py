@@ -11,8 +11,9 @@ import pytest
 from almagest.catalog.events.v1.product_events_pb2 import ProductPublished
 from almagest.eventstore.v1 import event_store_pb2
 from almagest.rpc.v1 import problem_pb2
-from catalog_command.adapters.event_store import EventStoreProductLog, UnknownEventType
+from catalog_command.adapters.event_store import EventStoreProductLog
 from catalog_command.application.product_log import AppendUncertain, ProductAppend, Provenance
+from catalog_events import UnknownEvent
 from chassis.errors import RemoteProblem
 
 
@@ -90,6 +91,6 @@ async def test_an_event_of_a_later_version_stops_the_decision():
         return answer
 
     log = EventStoreProductLog(SimpleNamespace(BatchReadStreams=stream))
-    with pytest.raises(UnknownEventType, match="ProductPainted"):
+    with pytest.raises(UnknownEvent, match="ProductPainted"):
         await log.read(str(uuid.uuid4()), after=-1, deadline=time.monotonic() + 1)
     await log.close()

@@ -6,6 +6,7 @@ import itertools
 import time
 import uuid
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from chassis.errors import DeadlineExceeded, Unavailable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-YEAR = 2026
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def ask(example, product):
 
 
 def asked(item, *, seconds: float = 5) -> Execute:
-    return execute_of(item, year=YEAR, deadline=time.monotonic() + seconds, traceparent="")
+    return execute_of(item, now=NOW, deadline=time.monotonic() + seconds, traceparent="")
 
 
 class TestOutcomes:

@@ -2,13 +2,13 @@
 
 import base64
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
+import catalog_events
 import grpc
-from almagest.catalog.events.v1 import product_events_pb2
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
 from chassis.buckets import BucketMap
 from chassis.coalescing import Coalescer
@@ -26,7 +26,6 @@ from catalog_command.application.product_log import (
     StreamConflict,
     Written,
 )
-from catalog_command.domain.product import Event
 
 BATCH_BYTES: Final = 2 * 1024 * 1024
 """The appends of one call are at most this large together, well under what a gRPC message may be."""
@@ -36,17 +35,6 @@ SHARD_UNAVAILABLE: Final = "SHARD_UNAVAILABLE"
 READ_TOO_LARGE: Final = "READ_TOO_LARGE"
 
 _EMPTY = Empty()
-_EVENT_TYPES: dict[str, Callable[[bytes], Event]] = {
-    message.DESCRIPTOR.full_name: message.FromString
-    for message in (
-        product_events_pb2.ProductCreated,
-        product_events_pb2.ProductDescribed,
-        product_events_pb2.PriceSet,
-        product_events_pb2.ProductPublished,
-        product_events_pb2.ProductUnpublished,
-        product_events_pb2.ProductDiscontinued,
-    )
-}
 # What these say about a write that they answer: it was not begun.
 _NOT_BEGUN = frozenset(
     {
@@ -59,10 +47,6 @@ _NOT_BEGUN = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
-
-
-class UnknownEventType(Exception):
-    """A stream holds an event that this version does not know; to decide without it would be to decide wrongly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +93,7 @@ class EventStoreProductLog:
         """The history of a product after a revision, as the log has it now.
 
         Raises:
-            UnknownEventType: A newer version has written to the stream.
+            UndecodableEvent: A newer version has written to the stream; to decide without that is to decide wrongly.
         """
         waiting = _Slice(event_store_pb2.StreamSlice(stream=_stream(product_id), from_revision=after + 1), deadline)
         return _history(await self._reads.submit(waiting, timeout=_left(deadline)))
@@ -241,7 +225,7 @@ def _append_message(append: ProductAppend) -> event_store_pb2.Append:
         events=[
             event_pb2.NewEvent(
                 event_id=str(uuid7()),
-                type=event.DESCRIPTOR.full_name,
+                type=catalog_events.type_name(event),
                 payload=event.SerializeToString(),
                 metadata=metadata,
             )
@@ -280,13 +264,6 @@ def _place(event: event_pb2.RecordedEvent) -> str:
     )
 
 
-def _decoded(recorded: event_pb2.RecordedEvent) -> Event:
-    decode = _EVENT_TYPES.get(recorded.type)
-    if decode is None:
-        raise UnknownEventType(f"{recorded.type} at revision {recorded.revision} of {recorded.stream}")
-    return decode(recorded.payload)
-
-
 def _history(response: event_store_pb2.ReadStreamResponse) -> History:
     recorded = response.events
     appends: list[Written] = []
@@ -301,7 +278,7 @@ def _history(response: event_store_pb2.ReadStreamResponse) -> History:
             )
         )
     return History(
-        events=[_decoded(event) for event in recorded],
+        events=[catalog_events.decode(event) for event in recorded],
         appends=appends,
         last_revision=_last_revision(response),
         consistency_token=appends[-1].consistency_token if appends else "",

@@ -14,14 +14,16 @@ import random
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeGuard
 
+from catalog_events import Event
 from chassis.errors import DeadlineExceeded
 
 from catalog_command.application.errors import CommandIdReused, OutcomeUnknown, RevisionConflict, TooContended
 from catalog_command.application.known_products import UNKNOWN, KnownProduct, KnownProducts
 from catalog_command.application.product_log import (
+    NO_REVISION,
     AppendIdReused,
     AppendUncertain,
     ProductAppend,
@@ -30,9 +32,17 @@ from catalog_command.application.product_log import (
     StreamConflict,
     Written,
 )
-from catalog_command.domain.commands import CreateProduct, ProductCommand, PutProduct
+from catalog_command.domain.commands import (
+    ActivateSchedule,
+    CorrectPrice,
+    CreateProduct,
+    ProductCommand,
+    PutProduct,
+    RestoreProduct,
+)
 from catalog_command.domain.errors import DomainError, ProductNotFound
-from catalog_command.domain.product import Event, Product, decide, fold
+from catalog_command.domain.product import Product, decide, fold
+from catalog_command.domain.restoration import earlier
 
 ATTEMPTS = 5
 """How often a decision is made before others are left to have their way."""
@@ -139,6 +149,7 @@ class ExecuteCommands:
             queue.release()
 
     async def _execute(self, request: Execute) -> Executed:
+        request = await self._with_earlier_states(request)
         known, current = await self._first_look(request)
         for attempt in range(ATTEMPTS):
             decision = _decision(request, known)
@@ -158,6 +169,9 @@ class ExecuteCommands:
 
     async def _first_look(self, request: Execute) -> tuple[KnownProduct, bool]:
         """What to decide on at first, and whether it is what the log has now."""
+        if any(isinstance(command, ActivateSchedule | CorrectPrice) for command in request.commands):
+            # These go by when the log wrote things, which is not known of what was written and not read back.
+            return await self._looked_up(request, UNKNOWN), True
         known = self._products.get(request.product_id)
         if known is not None:
             return known, False
@@ -165,6 +179,19 @@ class ExecuteCommands:
         if _may_create(request) and not request.dry_run and request.expected_revision is None:
             return UNKNOWN, False
         return await self._looked_up(request, UNKNOWN), True
+
+    async def _with_earlier_states(self, request: Execute) -> Execute:
+        """The request, in which restorations know what they restore. That is in the past, and so the same for good."""
+        if not any(isinstance(command, RestoreProduct) for command in request.commands):
+            return request
+        history = await self._log.read(request.product_id, after=NO_REVISION, deadline=request.deadline)
+        commands: list[ProductCommand] = []
+        for command in request.commands:
+            if isinstance(command, RestoreProduct) and history.events:
+                commands.append(replace(command, earlier=earlier(history.events, command.revision)))
+            else:
+                commands.append(command)
+        return replace(request, commands=commands)
 
     async def _looked_up(self, request: Execute, known: KnownProduct) -> KnownProduct:
         """The product as the log has it now."""

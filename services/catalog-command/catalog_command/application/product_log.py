@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from catalog_command.domain.product import Event
+from catalog_events import Event
 
 NO_REVISION = -1
 """The revision of a product that does not exist; the first event has revision 0."""

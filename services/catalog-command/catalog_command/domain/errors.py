@@ -1,6 +1,7 @@
 """What the catalog refuses, by name."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 Violation = tuple[str, str]
 """The path of a wrong field, and what is wrong with it and would be right."""
@@ -66,3 +67,76 @@ class PriceMissing(DomainError):
 
     def __init__(self) -> None:
         super().__init__("The product has no price; set one before it is published.")
+
+
+class TimeOutOfRange(DomainError):
+    """A time is not where it must be, seen from now or from the product's life.
+
+    Attributes:
+        field: which time of the command.
+    """
+
+    def __init__(self, field: str, what: str) -> None:
+        self.field = field
+        super().__init__(f"{field}: {what}")
+
+
+class ScheduleNotFound(DomainError):
+    """The product has, and had lately, no such schedule."""
+
+    def __init__(self) -> None:
+        super().__init__("The product has no schedule with this id.")
+
+
+class ScheduleEnded(DomainError):
+    """The schedule cannot be taken back or made anew: it has ended."""
+
+    def __init__(self, ending: str) -> None:
+        self.ending = ending
+        super().__init__(f"The schedule has ended: it was {ending}.")
+
+
+class ScheduleIdReused(DomainError):
+    """The schedule id stands for another plan of the product."""
+
+    def __init__(self) -> None:
+        super().__init__("The schedule with this id is another one.")
+
+
+class ScheduleTimeTaken(DomainError):
+    """Two plans for the same thing at the same instant: which of them should hold?"""
+
+    def __init__(self, schedule_id: str) -> None:
+        self.schedule_id = schedule_id
+        super().__init__(f"The schedule {schedule_id} changes the same at the same time; cancel it first.")
+
+
+class TooManySchedules(DomainError):
+    """The product has as many open schedules as it may have."""
+
+    def __init__(self, maximum: int) -> None:
+        super().__init__(f"The product has {maximum} open schedules; cancel one before another is made.")
+
+
+class ScheduleNotDue(DomainError):
+    """What is planned was to take effect before its time."""
+
+    def __init__(self, effective_at: datetime) -> None:
+        self.effective_at = effective_at
+        super().__init__(f"The schedule is not due before {effective_at.isoformat()}.")
+
+
+class EarlierScheduleOpen(DomainError):
+    """A publication is due together with the price that it needs, and the price has not come yet."""
+
+    def __init__(self, schedule_id: str) -> None:
+        self.schedule_id = schedule_id
+        super().__init__(f"The price that the schedule {schedule_id} sets must come first.")
+
+
+class RevisionNotFound(DomainError):
+    """The product was never at this revision, or what it was then is not kept."""
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision
+        super().__init__(f"The product has no revision {revision} that could be restored.")

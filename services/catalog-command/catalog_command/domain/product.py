@@ -7,31 +7,51 @@ event that was written once is folded by every later version of this module, so 
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
+from almagest.catalog.events.v1.product_events_pb2 import Money as MoneyMessage
 from almagest.catalog.events.v1.product_events_pb2 import (
+    PriceCorrected,
+    PriceRemoved,
+    PriceScheduled,
     PriceSet,
     ProductCreated,
     ProductDescribed,
     ProductDiscontinued,
     ProductPublished,
     ProductUnpublished,
+    PublicationScheduled,
+    ScheduleCancelled,
+    ScheduleFailed,
 )
+from catalog_events import Event
 
 from catalog_command.domain import errors
 from catalog_command.domain.commands import (
+    ActivateSchedule,
+    CancelSchedule,
+    CorrectPrice,
     CreateProduct,
     DescribeProduct,
     DiscontinueProduct,
     ProductCommand,
     PublishProduct,
     PutProduct,
+    RestoreProduct,
+    ScheduleChange,
     SetPrice,
     UnpublishProduct,
 )
 from catalog_command.domain.description import Description, Kind, digest, kind_of
 from catalog_command.domain.money import Money
-
-Event = ProductCreated | ProductDescribed | PriceSet | ProductPublished | ProductUnpublished | ProductDiscontinued
+from catalog_command.domain.schedule import (
+    FARTHEST,
+    MAXIMUM_OPEN,
+    REMEMBERED_ENDINGS,
+    Ending,
+    Failure,
+    Schedule,
+)
 
 
 class Status(enum.Enum):
@@ -45,7 +65,17 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What decisions need to know, and nothing more: the description itself is not among it."""
+    """What decisions need to know, and nothing more: the description itself is not among it.
+
+    Attributes:
+        created_at: when it came into being; None while that is not known, as it is of an event of our own that was not
+            read back.
+        price_since: from when the price holds; None as above.
+        status_since: from when it is published, or is not; None as above.
+        schedules: what is planned, in the order in which it was.
+        endings: how the last schedules ended, oldest first.
+        corrected: the last correction of the price, while nothing else has been said about it since.
+    """
 
     status: Status = Status.ABSENT
     sku: str = ""
@@ -53,25 +83,53 @@ class Product:
     description_digest: bytes = b""
     price: Money | None = None
     discontinued_because: str = ""
+    created_at: datetime | None = None
+    price_since: datetime | None = None
+    status_since: datetime | None = None
+    schedules: tuple[Schedule, ...] = ()
+    endings: tuple[tuple[str, Ending], ...] = ()
+    corrected: tuple[datetime, datetime | None, Money] | None = None
+
+    def schedule(self, schedule_id: str) -> Schedule | None:
+        """What is planned under an id."""
+        return next((schedule for schedule in self.schedules if schedule.schedule_id == schedule_id), None)
+
+    def ending(self, schedule_id: str) -> Ending | None:
+        """How a schedule ended, if it was one of the last."""
+        return next((ending for ended, ending in self.endings if ended == schedule_id), None)
 
 
 initial = Product()
 
 
-def evolve(product: Product, event: Event) -> Product:
+def evolve(product: Product, event: Event) -> Product:  # noqa: C901, PLR0911 - one case per event
     """The product after an event. It never refuses: what has happened has happened."""
     match event:
         case ProductCreated():
             described = event.description
-            return Product(Status.DRAFT, event.sku, kind_of(described), digest(described))
+            at = _effective_at(event)
+            return Product(Status.DRAFT, event.sku, kind_of(described), digest(described), created_at=at)
         case ProductDescribed():
             return replace(product, description_digest=digest(event.description))
         case PriceSet():
-            return replace(product, price=Money(event.price.amount, event.price.currency))
-        case ProductPublished():
-            return replace(product, status=Status.PUBLISHED)
-        case ProductUnpublished():
-            return replace(product, status=Status.DRAFT)
+            ended = _ended(product, event.schedule_id, Ending.ACTIVATED)
+            return replace(ended, price=_money(event.price), price_since=_effective_at(event), corrected=None)
+        case PriceRemoved():
+            return replace(product, price=None, price_since=_effective_at(event), corrected=None)
+        case PriceCorrected():
+            return _corrected(product, event)
+        case PriceScheduled():
+            return _planned(product, event, _money(event.price))
+        case PublicationScheduled():
+            return _planned(product, event, event.published)
+        case ScheduleCancelled():
+            return _ended(product, event.schedule_id, Ending.CANCELLED)
+        case ScheduleFailed():
+            return _ended(product, event.schedule_id, Ending.FAILED)
+        case ProductPublished() | ProductUnpublished():
+            ended = _ended(product, event.schedule_id, Ending.ACTIVATED)
+            status = Status.PUBLISHED if isinstance(event, ProductPublished) else Status.DRAFT
+            return replace(ended, status=status, status_since=_effective_at(event))
         case ProductDiscontinued():
             return replace(product, status=Status.DISCONTINUED, discontinued_because=event.reason)
 
@@ -130,14 +188,124 @@ def decide_unpublish(product: Product, _: UnpublishProduct) -> Sequence[Event]:
 
 
 def decide_discontinue(product: Product, command: DiscontinueProduct) -> Sequence[Event]:
-    """The end, for one reason: the same again changes nothing, another one comes too late."""
+    """The end, for one reason: the same again changes nothing, another one comes too late. No plan outlives it."""
     if product.status is Status.DISCONTINUED and product.discontinued_because == command.reason:
         return []
     _require_changeable(product)
-    return [ProductDiscontinued(reason=command.reason)]
+    cancelled = [ScheduleCancelled(schedule_id=schedule.schedule_id) for schedule in product.schedules]
+    return [*cancelled, ProductDiscontinued(reason=command.reason)]
 
 
-def decide(product: Product, command: ProductCommand) -> Sequence[Event]:  # noqa: PLR0911 - one return per command
+def decide_schedule(product: Product, command: ScheduleChange) -> Sequence[Event]:
+    """Plans are for the future, few, and never two for the same thing at the same instant."""
+    _require_changeable(product)
+    asked = command.schedule
+    if (known := product.schedule(asked.schedule_id)) is not None:
+        if known == asked:
+            return []
+        raise errors.ScheduleIdReused
+    if (ending := product.ending(asked.schedule_id)) is not None:
+        raise errors.ScheduleEnded(ending.value)
+    if not command.asked_at < asked.effective_at <= command.asked_at + FARTHEST:
+        raise errors.TimeOutOfRange("effective_at", f"must be in the future, at most {FARTHEST.days} days ahead")
+    for other in product.schedules:
+        if other.effective_at == asked.effective_at and other.is_of_kind(asked):
+            raise errors.ScheduleTimeTaken(other.schedule_id)
+    if len(product.schedules) >= MAXIMUM_OPEN:
+        raise errors.TooManySchedules(MAXIMUM_OPEN)
+    if isinstance(asked.change, Money):
+        planned = PriceScheduled(schedule_id=asked.schedule_id, price=asked.change.message())
+    else:
+        planned = PublicationScheduled(schedule_id=asked.schedule_id, published=asked.change)
+    planned.effective_at.FromDatetime(asked.effective_at)
+    return [planned]
+
+
+def decide_cancel(product: Product, command: CancelSchedule) -> Sequence[Event]:
+    """What has come cannot be taken back; what was taken back already stays so."""
+    if product.status is Status.ABSENT:
+        raise errors.ProductNotFound
+    if product.schedule(command.schedule_id) is not None:
+        return [ScheduleCancelled(schedule_id=command.schedule_id)]
+    ending = product.ending(command.schedule_id)
+    if ending is None:
+        raise errors.ScheduleNotFound
+    if ending is not Ending.CANCELLED:
+        raise errors.ScheduleEnded(ending.value)
+    return []
+
+
+def decide_activate(product: Product, command: ActivateSchedule) -> Sequence[Event]:
+    """What is due takes effect as of when it was due, unless what took effect later is there already: who comes late
+    does not overrule who came on time. What has ended, in whichever way, stays so.
+    """
+    if product.status is Status.ABSENT:
+        raise errors.ProductNotFound
+    schedule = product.schedule(command.schedule_id)
+    if schedule is None:
+        if product.ending(command.schedule_id) is None:
+            raise errors.ScheduleNotFound
+        return []
+    if command.asked_at < schedule.effective_at:
+        raise errors.ScheduleNotDue(schedule.effective_at)
+    since = product.price_since if isinstance(schedule.change, Money) else product.status_since
+    if since is not None and since > schedule.effective_at:
+        return [_failed(schedule, Failure.SUPERSEDED)]
+    if schedule.change is True and product.price is None:
+        _require_no_price_to_come(product, before=schedule.effective_at)
+        return [_failed(schedule, Failure.PRICE_MISSING)]
+    return [_come(schedule)]
+
+
+def decide_correct_price(product: Product, command: CorrectPrice) -> Sequence[Event]:
+    """A correction is about the past of the product; where it does not end, it is about the present as well."""
+    _require_changeable(product)
+    start, end = command.effective_from, command.effective_until
+    if product.corrected == (start, end, command.price):
+        return []
+    if start > command.asked_at:
+        raise errors.TimeOutOfRange("effective_from", "must not be in the future; schedule the price instead")
+    if product.created_at is not None and start < product.created_at:
+        raise errors.TimeOutOfRange(
+            "effective_from", f"must not be before the product was created, at {product.created_at.isoformat()}"
+        )
+    if end is not None and not start < end <= command.asked_at:
+        raise errors.TimeOutOfRange(
+            "effective_until",
+            "must be after effective_from and not in the future; leave it out when the price still holds",
+        )
+    corrected = PriceCorrected(price=command.price.message())
+    corrected.effective_from.FromDatetime(start)
+    if end is not None:
+        corrected.effective_until.FromDatetime(end)
+    return [corrected]
+
+
+def decide_restore(product: Product, command: RestoreProduct) -> Sequence[Event]:
+    """What differs from then is made as it was, by events like any others. It is hidden before it loses its price, and
+    has one before it is shown. What is planned stays planned.
+    """
+    _require_changeable(product)
+    then, revision = command.earlier, command.revision
+    if then is None:
+        raise errors.RevisionNotFound(revision)
+    happened: list[Event] = []
+    if digest(then.description) != product.description_digest:
+        happened.append(ProductDescribed(description=then.description, restored_from=revision))
+    if product.status is Status.PUBLISHED and not then.published:
+        happened.append(ProductUnpublished(restored_from=revision))
+    if then.price is None and product.price is not None:
+        happened.append(PriceRemoved(restored_from=revision))
+    if then.price is not None and then.price != product.price:
+        happened.append(PriceSet(price=then.price.message(), restored_from=revision))
+    if then.published and product.status is not Status.PUBLISHED:
+        happened.append(ProductPublished(restored_from=revision))
+    return happened
+
+
+def decide(  # noqa: C901, PLR0911 - one return per command
+    product: Product, command: ProductCommand
+) -> Sequence[Event]:
     """What happens when something is asked of a product; nothing, when it already is as asked.
 
     Raises:
@@ -158,6 +326,16 @@ def decide(product: Product, command: ProductCommand) -> Sequence[Event]:  # noq
             return decide_unpublish(product, command)
         case DiscontinueProduct():
             return decide_discontinue(product, command)
+        case ScheduleChange():
+            return decide_schedule(product, command)
+        case CancelSchedule():
+            return decide_cancel(product, command)
+        case ActivateSchedule():
+            return decide_activate(product, command)
+        case CorrectPrice():
+            return decide_correct_price(product, command)
+        case RestoreProduct():
+            return decide_restore(product, command)
 
 
 def _created(command: CreateProduct | PutProduct) -> ProductCreated:
@@ -177,3 +355,56 @@ def _require_changeable(product: Product) -> None:
         raise errors.ProductNotFound
     if product.status is Status.DISCONTINUED:
         raise errors.ProductDiscontinued
+
+
+def _effective_at(
+    event: ProductCreated | PriceSet | PriceRemoved | ProductPublished | ProductUnpublished,
+) -> datetime | None:
+    """An event of our own that was not read back does not tell when the log wrote it."""
+    return event.effective_at.ToDatetime(UTC) if event.HasField("effective_at") else None
+
+
+def _money(message: MoneyMessage) -> Money:
+    return Money(message.amount, message.currency)
+
+
+def _planned(product: Product, event: PriceScheduled | PublicationScheduled, change: Money | bool) -> Product:  # noqa: FBT001
+    schedule = Schedule(event.schedule_id, change, event.effective_at.ToDatetime(UTC))
+    return replace(product, schedules=(*product.schedules, schedule))
+
+
+def _ended(product: Product, schedule_id: str, ending: Ending) -> Product:
+    if not schedule_id:
+        return product
+    return replace(
+        product,
+        schedules=tuple(schedule for schedule in product.schedules if schedule.schedule_id != schedule_id),
+        endings=(*product.endings, (schedule_id, ending))[-REMEMBERED_ENDINGS:],
+    )
+
+
+def _corrected(product: Product, event: PriceCorrected) -> Product:
+    start = event.effective_from.ToDatetime(UTC)
+    end = event.effective_until.ToDatetime(UTC) if event.HasField("effective_until") else None
+    price = _money(event.price)
+    corrected = replace(product, corrected=(start, end, price))
+    return replace(corrected, price=price, price_since=start) if end is None else corrected
+
+
+def _require_no_price_to_come(product: Product, *, before: datetime) -> None:
+    for schedule in product.schedules:
+        if isinstance(schedule.change, Money) and schedule.effective_at <= before:
+            raise errors.EarlierScheduleOpen(schedule.schedule_id)
+
+
+def _come(schedule: Schedule) -> Event:
+    if isinstance(schedule.change, Money):
+        event = PriceSet(price=schedule.change.message(), schedule_id=schedule.schedule_id)
+    else:
+        event = (ProductPublished if schedule.change else ProductUnpublished)(schedule_id=schedule.schedule_id)
+    event.effective_at.FromDatetime(schedule.effective_at)
+    return event
+
+
+def _failed(schedule: Schedule, failure: Failure) -> ScheduleFailed:
+    return ScheduleFailed(schedule_id=schedule.schedule_id, reason=failure.value)

@@ -46,11 +46,11 @@ class CatalogCommandServicer(command_pb2_grpc.CatalogCommandServiceServicer):
         refused = await self._refused_tokens(request.items)
         left = remaining()
         deadline = time.monotonic() + (LONGEST_EXECUTION if left is None else min(left, LONGEST_EXECUTION))
-        year = datetime.now(UTC).year
+        now = datetime.now(UTC)
         around = inject()
         results = await asyncio.gather(
             *(
-                self._item(item, refused.get(item.transaction_token), year=year, deadline=deadline, around=around)
+                self._item(item, refused.get(item.transaction_token), now=now, deadline=deadline, around=around)
                 for item in request.items
             )
         )
@@ -67,7 +67,7 @@ class CatalogCommandServicer(command_pb2_grpc.CatalogCommandServiceServicer):
         return refused
 
     async def _item(
-        self, item: command_pb2.CommandItem, refused: Exception | None, *, year: int, deadline: float, around: str
+        self, item: command_pb2.CommandItem, refused: Exception | None, *, now: datetime, deadline: float, around: str
     ) -> command_pb2.CommandResult:
         traceparent = item.traceparent or around
         parent = span_context_from(traceparent)
@@ -85,7 +85,7 @@ class CatalogCommandServicer(command_pb2_grpc.CatalogCommandServiceServicer):
             if refused is not None:
                 result = self._problem(refused)
             else:
-                result = await self._executed(item, year=year, deadline=deadline, traceparent=traceparent)
+                result = await self._executed(item, now=now, deadline=deadline, traceparent=traceparent)
             if span is not None:
                 _tell(span, result)
             return result
@@ -94,10 +94,10 @@ class CatalogCommandServicer(command_pb2_grpc.CatalogCommandServiceServicer):
                 span.end()
 
     async def _executed(
-        self, item: command_pb2.CommandItem, *, year: int, deadline: float, traceparent: str
+        self, item: command_pb2.CommandItem, *, now: datetime, deadline: float, traceparent: str
     ) -> command_pb2.CommandResult:
         try:
-            request = execute_of(item, year=year, deadline=deadline, traceparent=traceparent)
+            request = execute_of(item, now=now, deadline=deadline, traceparent=traceparent)
             executed = await self._execute(request)
         except Exception as error:  # noqa: BLE001 - the error table tells the caller, and the log what nobody expects
             return self._problem(error)

@@ -4,26 +4,35 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
+from almagest.catalog.events.v1 import product_events_pb2 as events
 from almagest.catalog.v1 import command_pb2
 from chassis.errors import DeadlineExceeded, ResourceExhausted
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from catalog_command.application.execute_commands import Execute
 from catalog_command.application.product_log import Provenance
 from catalog_command.domain.commands import (
+    ActivateSchedule,
+    CancelSchedule,
+    CorrectPrice,
     CreateProduct,
     DescribeProduct,
     DiscontinueProduct,
     ProductCommand,
     PublishProduct,
     PutProduct,
+    RestoreProduct,
+    ScheduleChange,
     SetPrice,
     UnpublishProduct,
 )
 from catalog_command.domain.description import Description, description
 from catalog_command.domain.errors import InvalidCommand, InvalidValue, Violation
-from catalog_command.domain.money import money
+from catalog_command.domain.money import Money, money
+from catalog_command.domain.schedule import Schedule
 from catalog_command.domain.sku import product_id, sku
 from catalog_command.domain.text import line, prose
 
@@ -34,15 +43,15 @@ MAXIMUM_REASON: Final = 500
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 
-_Translator = Callable[[command_pb2.ProductCommand, str, int], ProductCommand]
+_Translator = Callable[[command_pb2.ProductCommand, str, datetime], ProductCommand]
 
 
-def execute_of(item: command_pb2.CommandItem, *, year: int, deadline: float, traceparent: str) -> Execute:
+def execute_of(item: command_pb2.CommandItem, *, now: datetime, deadline: float, traceparent: str) -> Execute:
     """What an item asks for.
 
     Args:
         item: the item; fields that this version does not know are taken out of it.
-        year: the present one, for model years.
+        now: the present time, which some commands are judged by.
         deadline: of the call, on the clock of `time.monotonic`; the item's own may come earlier.
         traceparent: the trace context that the item's work belongs to.
 
@@ -65,7 +74,7 @@ def execute_of(item: command_pb2.CommandItem, *, year: int, deadline: float, tra
     if len(item.fingerprint) > MAXIMUM_FINGERPRINT_BYTES:
         wrong.append(("fingerprint", f"must have at most {MAXIMUM_FINGERPRINT_BYTES} bytes"))
     reason = _checked("reason", wrong, lambda: prose(item.reason, maximum=MAXIMUM_REASON))
-    commands = _commands(item.commands, product, year, wrong)
+    commands = _commands(item.commands, product, now, wrong)
     if wrong:
         raise InvalidCommand(wrong)
     if item.HasField("timeout"):
@@ -116,7 +125,7 @@ def _checked(field: str, wrong: list[Violation], parse: Callable[[], str]) -> st
 
 
 def _commands(
-    messages: Sequence[command_pb2.ProductCommand], product: str, year: int, wrong: list[Violation]
+    messages: Sequence[command_pb2.ProductCommand], product: str, now: datetime, wrong: list[Violation]
 ) -> Sequence[ProductCommand]:
     if not 1 <= len(messages) <= MAXIMUM_COMMANDS:
         wrong.append(("commands", f"must be 1 to {MAXIMUM_COMMANDS}"))
@@ -128,7 +137,7 @@ def _commands(
             wrong.append((f"commands[{index}]", "must have its command set, to one that this version knows"))
             continue
         try:
-            commands.append(_TRANSLATORS[name](message, product, year))
+            commands.append(_TRANSLATORS[name](message, product, now))
         except InvalidCommand as error:
             # A path that leaves the command, as that of the product id does, starts with a slash and is the item's own.
             wrong += [
@@ -139,14 +148,14 @@ def _commands(
 
 
 def _described(
-    message: command_pb2.CreateProduct | command_pb2.PutProduct, product: str, year: int
+    message: command_pb2.CreateProduct | command_pb2.PutProduct, product: str, now: datetime
 ) -> tuple[str, Description]:
     wrong: list[Violation] = []
     key = _checked("sku", wrong, lambda: sku(message.sku))
     if key and (expected := str(product_id(key))) != product:
         wrong.append(("/product_id", f"must be the id that the SKU gives, which is {expected}"))
     try:
-        described = description(message.description, year=year)
+        described = description(message.description, year=now.year)
     except InvalidCommand as error:
         raise InvalidCommand([*wrong, *_below("description", error)]) from None
     if wrong:
@@ -158,42 +167,112 @@ def _below(field: str, error: InvalidCommand) -> Sequence[Violation]:
     return [(f"{field}.{inner}", what) for inner, what in error.violations]
 
 
-def _create(message: command_pb2.ProductCommand, product: str, year: int) -> CreateProduct:
-    return CreateProduct(product, *_described(message.create, product, year))
+def _create(message: command_pb2.ProductCommand, product: str, now: datetime) -> CreateProduct:
+    return CreateProduct(product, *_described(message.create, product, now))
 
 
-def _put(message: command_pb2.ProductCommand, product: str, year: int) -> PutProduct:
-    return PutProduct(product, *_described(message.put, product, year))
+def _put(message: command_pb2.ProductCommand, product: str, now: datetime) -> PutProduct:
+    return PutProduct(product, *_described(message.put, product, now))
 
 
-def _describe(message: command_pb2.ProductCommand, _: str, year: int) -> DescribeProduct:
+def _describe(message: command_pb2.ProductCommand, _: str, now: datetime) -> DescribeProduct:
     try:
-        return DescribeProduct(description(message.describe.description, year=year))
+        return DescribeProduct(description(message.describe.description, year=now.year))
     except InvalidCommand as error:
         raise InvalidCommand(_below("description", error)) from None
 
 
-def _set_price(message: command_pb2.ProductCommand, _: str, __: int) -> SetPrice:
+def _set_price(message: command_pb2.ProductCommand, _: str, __: datetime) -> SetPrice:
     try:
         return SetPrice(money(message.set_price.price))
     except InvalidCommand as error:
         raise InvalidCommand(_below("price", error)) from None
 
 
-def _publish(_: command_pb2.ProductCommand, __: str, ___: int) -> PublishProduct:
+def _publish(_: command_pb2.ProductCommand, __: str, ___: datetime) -> PublishProduct:
     return PublishProduct()
 
 
-def _unpublish(_: command_pb2.ProductCommand, __: str, ___: int) -> UnpublishProduct:
+def _unpublish(_: command_pb2.ProductCommand, __: str, ___: datetime) -> UnpublishProduct:
     return UnpublishProduct()
 
 
-def _discontinue(message: command_pb2.ProductCommand, _: str, __: int) -> DiscontinueProduct:
+def _discontinue(message: command_pb2.ProductCommand, _: str, __: datetime) -> DiscontinueProduct:
     wrong: list[Violation] = []
     reason = _checked("reason", wrong, lambda: line(message.discontinue.reason, minimum=1, maximum=MAXIMUM_REASON))
     if wrong:
         raise InvalidCommand(wrong)
     return DiscontinueProduct(reason)
+
+
+def _time(message: Timestamp, field: str, wrong: list[Violation]) -> datetime:
+    """A time, to the microsecond, which is as fine as the log keeps them."""
+    try:
+        return message.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        wrong.append((field, "must be a time between the years 1 and 9999"))
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _money(message: events.Money, wrong: list[Violation]) -> Money:
+    try:
+        return money(message)
+    except InvalidCommand as error:
+        wrong += _below("price", error)
+        return Money("0", "XXX")
+
+
+def _schedule_price(message: command_pb2.ProductCommand, _: str, now: datetime) -> ScheduleChange:
+    asked, wrong = message.schedule_price, list[Violation]()
+    schedule = Schedule(
+        _uuid(asked.schedule_id, "schedule_id", wrong),
+        _money(asked.price, wrong),
+        _time(asked.effective_at, "effective_at", wrong),
+    )
+    if wrong:
+        raise InvalidCommand(wrong)
+    return ScheduleChange(schedule, now)
+
+
+def _schedule_publication(message: command_pb2.ProductCommand, _: str, now: datetime) -> ScheduleChange:
+    asked, wrong = message.schedule_publication, list[Violation]()
+    schedule = Schedule(
+        _uuid(asked.schedule_id, "schedule_id", wrong),
+        asked.published,
+        _time(asked.effective_at, "effective_at", wrong),
+    )
+    if wrong:
+        raise InvalidCommand(wrong)
+    return ScheduleChange(schedule, now)
+
+
+def _cancel_schedule(message: command_pb2.ProductCommand, _: str, __: datetime) -> CancelSchedule:
+    wrong: list[Violation] = []
+    schedule_id = _uuid(message.cancel_schedule.schedule_id, "schedule_id", wrong)
+    if wrong:
+        raise InvalidCommand(wrong)
+    return CancelSchedule(schedule_id)
+
+
+def _activate_schedule(message: command_pb2.ProductCommand, _: str, now: datetime) -> ActivateSchedule:
+    wrong: list[Violation] = []
+    schedule_id = _uuid(message.activate_schedule.schedule_id, "schedule_id", wrong)
+    if wrong:
+        raise InvalidCommand(wrong)
+    return ActivateSchedule(schedule_id, now)
+
+
+def _correct_price(message: command_pb2.ProductCommand, _: str, now: datetime) -> CorrectPrice:
+    asked, wrong = message.correct_price, list[Violation]()
+    end = _time(asked.effective_until, "effective_until", wrong) if asked.HasField("effective_until") else None
+    correct = CorrectPrice(_money(asked.price, wrong), _time(asked.effective_from, "effective_from", wrong), end, now)
+    if wrong:
+        raise InvalidCommand(wrong)
+    return correct
+
+
+def _restore(message: command_pb2.ProductCommand, _: str, __: datetime) -> RestoreProduct:
+    return RestoreProduct(message.restore.revision)
 
 
 _TRANSLATORS: dict[str, _Translator] = {
@@ -204,4 +283,10 @@ _TRANSLATORS: dict[str, _Translator] = {
     "publish": _publish,
     "unpublish": _unpublish,
     "discontinue": _discontinue,
+    "schedule_price": _schedule_price,
+    "schedule_publication": _schedule_publication,
+    "cancel_schedule": _cancel_schedule,
+    "activate_schedule": _activate_schedule,
+    "correct_price": _correct_price,
+    "restore": _restore,
 }

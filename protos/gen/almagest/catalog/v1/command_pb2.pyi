@@ -187,7 +187,7 @@ class ProductCommand(_message.Message):
 
     @_builtins.property
     def restore(self) -> Global___RestoreProduct:
-        """Bring back what it was at an earlier revision. It stands alone in its item."""
+        """Bring back what it was at an earlier revision."""
 
     def __init__(
         self,
