@@ -135,14 +135,19 @@ def changes(before: Document | None, after: Document) -> Iterator[FieldChange]:
     """The fields that differ, by path, in the order of the document. What every event changes (revision, time) is
     not among them.
     """
-    old = {} if before is None else dict(_flatten("", cast("Mapping[str, object]", before)))
-    new = dict(_flatten("", cast("Mapping[str, object]", after)))
+    old = {} if before is None else fields(before)
+    new = fields(after)
     for field in {**old, **new}:
         if old.get(field) != new.get(field):
             yield FieldChange(field=field, before=old.get(field), after=new.get(field))
 
 
 _BOOKKEEPING: Final = frozenset({"revision", "created_at", "updated_at"})
+
+
+def fields(document: Document) -> Mapping[str, object]:
+    """The document's fields by path, in its order, without what every event changes."""
+    return dict(_flatten("", cast("Mapping[str, object]", document)))
 
 
 def _flatten(prefix: str, value: Mapping[str, object]) -> Iterator[tuple[str, object]]:
@@ -292,3 +297,6 @@ _FACETS: Final[Mapping[type[catalog_events.Event], frozenset[str]]] = {
     events.ProductUnpublished: _STATUS,
     events.ProductDiscontinued: _STATUS,
 }
+
+TYPES: Final[frozenset[str]] = frozenset(event.DESCRIPTOR.name for event in _APPLY)
+"""The short names of all types of event."""
