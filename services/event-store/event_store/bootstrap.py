@@ -74,12 +74,14 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         servicer = EventStoreServicer(
             buckets=BucketMap(shards),
             loops=loops,
+            metadata=logs,
             reader=Reader(logs, heads),
             verifier=chassis.verifier,
             errors=ERRORS,
             limits=Limits(
                 max_appends=settings.max_appends,
                 max_events=settings.max_events,
+                max_streams=settings.max_streams,
                 max_payload_bytes=settings.max_payload_bytes,
                 max_metadata_bytes=settings.max_metadata_bytes,
                 max_request_bytes=settings.max_request_bytes,

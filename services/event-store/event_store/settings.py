@@ -31,6 +31,8 @@ class Settings(DatabaseSettings):
     """Appends per request."""
     max_events: int = Field(default=1000, ge=1)
     """Events per append."""
+    max_streams: int = Field(default=100, ge=1)
+    """Streams per append."""
     max_payload_bytes: int = Field(default=256 * 1024, ge=1)
     """Bytes of one event's payload."""
     max_metadata_bytes: int = Field(default=8 * 1024, ge=1)

@@ -29,7 +29,7 @@ class MemoryLog:
                 raise failure
         if any(append.append_id == "poison" for append in appends):
             raise Refused
-        return Outcome([Appended(0, 0, n + 1) for n, _ in enumerate(appends)], len(appends))
+        return Outcome([Appended(0, 0, n + 1) for n, _ in enumerate(appends)], len(appends), 1)
 
     async def settle(self, session, append_ids):
         self.settled.append((session, list(append_ids)))

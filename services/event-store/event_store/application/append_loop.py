@@ -43,10 +43,13 @@ class SessionLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch: an answer per append, and the head that it left."""
+    """What became of a batch: an answer per append, the head that it left, and the version of the shard map that the
+    shard knows.
+    """
 
     answers: Sequence[Appended | LogError]
     head: int
+    epoch: int
 
 
 class Log(Protocol):

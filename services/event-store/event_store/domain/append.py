@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, NamedTuple
 
 NO_STREAM: Final = -1
@@ -24,9 +25,32 @@ class NewEvent(NamedTuple):
     metadata: bytes
 
 
+class Part(NamedTuple):
+    """What an append expects of a further stream, and the events for its end; none: the expectation is only checked."""
+
+    stream: str
+    category: str
+    bucket: int
+    expected: int
+    events: Sequence[NewEvent]
+
+
+class Setting(NamedTuple):
+    """What holds for a stream from now on: how many of its latest events are answered, and how young they must be, and
+    whether it has ended. None: no bound.
+    """
+
+    stream: str
+    category: str
+    bucket: int
+    max_count: int | None
+    max_age: timedelta | None
+    tombstoned: bool
+
+
 class Append(NamedTuple):
-    """Events for the end of one stream, all or none. A tuple, since making a frozen dataclass takes four times as
-    long.
+    """Events for the end of one stream, or of several of one shard: all or none. A tuple, since making a frozen
+    dataclass takes four times as long.
     """
 
     append_id: str
@@ -41,6 +65,18 @@ class Append(NamedTuple):
     size: int
     """Roughly how many bytes it has, for the bounds of batches and of the queue."""
     traceparent: str = ""
+    also: Sequence[Part] = ()
+    """The further streams, none of them named twice."""
+    setting: Setting | None = None
+    """The metadata that its event sets."""
+
+
+class StreamAppended(NamedTuple):
+    """Where the events of a further stream are."""
+
+    stream: str
+    first_revision: int
+    last_revision: int
 
 
 class Appended(NamedTuple):
@@ -50,6 +86,8 @@ class Appended(NamedTuple):
     last_revision: int
     position: int
     replayed: bool = False
+    also: Sequence[StreamAppended] = ()
+    """The further streams that were written to."""
 
 
 @dataclass(frozen=True, slots=True)

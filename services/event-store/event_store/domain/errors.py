@@ -1,5 +1,7 @@
 """What can be wrong with an append or a read."""
 
+from collections.abc import Mapping
+
 
 class LogError(Exception):
     """An error of the log."""
@@ -21,6 +23,50 @@ class AppendIdReused(LogError):
     def __init__(self, append_id: str) -> None:
         self.append_id = append_id
         super().__init__(f"The append id {append_id} has been used for a different append.")
+
+
+class DifferentShards(LogError):
+    """The streams of one append do not live on one shard. `places` names the shard of each."""
+
+    def __init__(self, places: Mapping[str, int]) -> None:
+        self.places = places
+        named = ", ".join(f"{stream} on shard {shard}" for stream, shard in places.items())
+        super().__init__(f"The streams of one append must live on one shard: {named}. Nothing was written.")
+
+
+class BucketMoved(LogError):
+    """The bucket of the stream is not held by the shard that was asked: it is being moved, or has moved. Nothing of
+    this was written.
+    """
+
+    def __init__(self, stream: str, bucket: int, shard: int, epoch: int) -> None:
+        self.stream = stream
+        self.bucket = bucket
+        self.shard = shard
+        self.epoch = epoch
+        super().__init__(
+            f"Bucket {bucket}, where {stream} lives, has left shard {shard} or is about to. Nothing was written;"
+            " try again."
+        )
+
+
+class StaleShardMap(LogError):
+    """The caller goes by an older shard map than this. Nothing was written."""
+
+    def __init__(self, epoch: int, current: int) -> None:
+        self.epoch = epoch
+        self.current = current
+        super().__init__(
+            f"The shard map is at version {current}, and the request goes by {epoch}. Nothing was written."
+        )
+
+
+class StreamTombstoned(LogError):
+    """The stream has ended."""
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        super().__init__(f"The stream {stream} has ended: nothing is appended to it any more.")
 
 
 class ShardUnavailable(LogError):

@@ -6,12 +6,16 @@ from chassis.errors import RETRY_AFTER_KEY, ErrorRow, ErrorTable
 from event_store.application.append_loop import NotWritten
 from event_store.domain.errors import (
     AppendIdReused,
+    BucketMoved,
     CheckpointAhead,
+    DifferentShards,
     OutcomeUnknown,
     QueueFull,
     ReadTooLarge,
     RevisionConflict,
     ShardUnavailable,
+    StaleShardMap,
+    StreamTombstoned,
     TooLate,
     UnknownShard,
 )
@@ -26,6 +30,28 @@ def _conflict(error: RevisionConflict) -> dict[str, str]:
 
 def _reused(error: AppendIdReused) -> dict[str, str]:
     return {"append_id": error.append_id}
+
+
+def _different(error: DifferentShards) -> dict[str, str]:
+    return {"places": " ".join(f"{stream}={shard}" for stream, shard in error.places.items())}
+
+
+def _moved(error: BucketMoved) -> dict[str, str]:
+    return {
+        "stream": error.stream,
+        "bucket": str(error.bucket),
+        "shard": str(error.shard),
+        "epoch": str(error.epoch),
+        RETRY_AFTER_KEY: _SOON,
+    }
+
+
+def _stale(error: StaleShardMap) -> dict[str, str]:
+    return {"epoch": str(error.current)}
+
+
+def _tombstoned(error: StreamTombstoned) -> dict[str, str]:
+    return {"stream": error.stream}
 
 
 def _shard(error: ShardUnavailable | QueueFull) -> dict[str, str]:
@@ -53,6 +79,10 @@ ERRORS = ErrorTable(
         # FAILED_PRECONDITION would tell callers not to retry; a conflict is decided anew and tried again.
         RevisionConflict: ErrorRow(grpc.StatusCode.ABORTED, "REVISION_CONFLICT", metadata=_conflict),
         AppendIdReused: ErrorRow(grpc.StatusCode.ALREADY_EXISTS, "APPEND_ID_REUSED", metadata=_reused),
+        DifferentShards: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "DIFFERENT_SHARDS", metadata=_different),
+        BucketMoved: ErrorRow(grpc.StatusCode.UNAVAILABLE, "BUCKET_MOVED", metadata=_moved),
+        StaleShardMap: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "STALE_SHARD_MAP", metadata=_stale),
+        StreamTombstoned: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "STREAM_TOMBSTONED", metadata=_tombstoned),
         ShardUnavailable: ErrorRow(grpc.StatusCode.UNAVAILABLE, "SHARD_UNAVAILABLE", metadata=_shard),
         NotWritten: ErrorRow(
             grpc.StatusCode.UNAVAILABLE,

@@ -10,7 +10,7 @@ from event_store.application.append_loop import AppendLoop
 from event_store.application.reads import Reader
 from event_store.entrypoints.reading import ReadingServicer, ReadLimits
 from event_store.entrypoints.wire import Limits
-from event_store.entrypoints.writing import WritingServicer
+from event_store.entrypoints.writing import Rerouter, StreamSettings, WritingServicer
 
 
 class EventStoreServicer(WritingServicer, ReadingServicer):
@@ -26,6 +26,17 @@ class EventStoreServicer(WritingServicer, ReadingServicer):
         errors: ErrorTable,
         limits: Limits,
         read_limits: ReadLimits,
+        metadata: Sequence[StreamSettings],
+        rerouted: Rerouter | None = None,
     ) -> None:
-        WritingServicer.__init__(self, buckets=buckets, loops=loops, verifier=verifier, errors=errors, limits=limits)
+        WritingServicer.__init__(
+            self,
+            buckets=buckets,
+            loops=loops,
+            verifier=verifier,
+            errors=errors,
+            limits=limits,
+            metadata=metadata,
+            rerouted=rerouted,
+        )
         ReadingServicer.__init__(self, buckets=buckets, reader=reader, limits=read_limits)

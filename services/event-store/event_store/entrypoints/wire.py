@@ -12,10 +12,21 @@ from chassis.errors import InvalidRequest
 from chassis.tokens import Claims
 
 from event_store.application.reads import Filter
-from event_store.domain.append import ANY, MAXIMUM_REVISION, NO_STREAM, STREAM_EXISTS, Append, Appended, NewEvent
+from event_store.domain.append import (
+    ANY,
+    MAXIMUM_REVISION,
+    NO_STREAM,
+    STREAM_EXISTS,
+    Append,
+    Appended,
+    NewEvent,
+    Part,
+)
+from event_store.domain.errors import DifferentShards
 from event_store.domain.stream import (
     MAXIMUM_STREAM_LENGTH,
     MAXIMUM_TYPE_LENGTH,
+    METADATA_CATEGORY,
     STREAM_FORM,
     TYPE_FORM,
     canonical_uuid,
@@ -28,8 +39,8 @@ LIMIT_EXCEEDED: Final = "LIMIT_EXCEEDED"
 _MAXIMUM_FINGERPRINT_BYTES = 64
 _MAXIMUM_TRACEPARENT_LENGTH = 128
 _MAXIMUM_FILTER_ENTRIES = 100
-_APPEND_OVERHEAD = 200
-_EVENT_OVERHEAD = 100
+APPEND_OVERHEAD = 200
+EVENT_OVERHEAD = 100
 
 Violations = list[tuple[str, str]]
 
@@ -40,6 +51,7 @@ class Limits:
 
     max_appends: int
     max_events: int
+    max_streams: int
     max_payload_bytes: int
     max_metadata_bytes: int
     max_request_bytes: int
@@ -121,6 +133,12 @@ def place(stream: str, partition_key: str, buckets: BucketMap, faults: Faults, f
     return Place(stream, category, bucket, buckets.shard_of(bucket))
 
 
+def writable(at: Place, faults: Faults, field: str = "stream") -> None:
+    """See that a stream is one that callers may write to."""
+    if at.category == METADATA_CATEGORY:
+        faults.add(field, f"is of the category {METADATA_CATEGORY}, which is written by SetStreamMetadata alone")
+
+
 def append(
     message: event_store_pb2.Append, limits: Limits, buckets: BucketMap, claims: Claims, workload: str
 ) -> tuple[int, Append]:
@@ -129,34 +147,26 @@ def append(
 
     Raises:
         InvalidRequest: It is not well formed or over a limit.
+        DifferentShards: Its streams do not live together.
     """
     faults = Faults()
     append_id = canonical_uuid(message.append_id)
     if append_id is None:
         faults.add("append_id", "is not a UUID")
     at = place(message.stream, message.partition_key, buckets, faults)
+    writable(at, faults)
     expected = _expected(message, faults)
-    if len(message.fingerprint) > _MAXIMUM_FINGERPRINT_BYTES:
-        faults.exceeds(
-            "fingerprint",
-            "the maximum length of a fingerprint",
-            actual=len(message.fingerprint),
-            maximum=_MAXIMUM_FINGERPRINT_BYTES,
-        )
-    if len(message.traceparent) > _MAXIMUM_TRACEPARENT_LENGTH:
-        faults.add("traceparent", "is not a W3C trace context")
-    count = len(message.events)
-    if not count:
-        faults.add("events", "is empty; at least one event is needed")
-    if count > limits.max_events:
-        faults.exceeds("events", "max_events", actual=count, maximum=limits.max_events)
-        faults.end()
+    _bounded(message, limits, faults)
+    size = APPEND_OVERHEAD
     events: list[NewEvent] = []
-    size = _APPEND_OVERHEAD
     for index, event in enumerate(message.events):
-        new = _event(index, event, message.traceparent, limits, claims, workload, faults)
+        new = _event("", index, event, message.traceparent, limits, claims, workload, faults)
         events.append(new)
-        size += _EVENT_OVERHEAD + len(new.payload) + len(new.metadata)
+        size += EVENT_OVERHEAD + len(new.payload) + len(new.metadata)
+    also: Sequence[Part] = ()
+    if message.also:
+        also, more = _also(message, at, limits, buckets, claims, workload, faults)
+        size += more
     faults.end()
     return at.shard, Append(
         append_id or "",
@@ -168,14 +178,72 @@ def append(
         events,
         size,
         message.traceparent,
+        also,
     )
 
 
-def _expected(message: event_store_pb2.Append, faults: Faults) -> int:
+def _bounded(message: event_store_pb2.Append, limits: Limits, faults: Faults) -> None:
+    """See that an append may be looked at event by event."""
+    if len(message.fingerprint) > _MAXIMUM_FINGERPRINT_BYTES:
+        faults.exceeds(
+            "fingerprint",
+            "the maximum length of a fingerprint",
+            actual=len(message.fingerprint),
+            maximum=_MAXIMUM_FINGERPRINT_BYTES,
+        )
+    if len(message.traceparent) > _MAXIMUM_TRACEPARENT_LENGTH:
+        faults.add("traceparent", "is not a W3C trace context")
+    events, streams = len(message.events), 1
+    if not events:
+        faults.add("events", "is empty; at least one event is needed")
+    if message.also:
+        events += sum(len(part.events) for part in message.also)
+        streams += len(message.also)
+    if events > limits.max_events:
+        faults.exceeds("events", "max_events", actual=events, maximum=limits.max_events)
+    if streams > limits.max_streams:
+        faults.exceeds("also", "max_streams", actual=streams, maximum=limits.max_streams)
+    if events > limits.max_events or streams > limits.max_streams:
+        faults.end()
+
+
+def _also(
+    message: event_store_pb2.Append,
+    home: Place,
+    limits: Limits,
+    buckets: BucketMap,
+    claims: Claims,
+    workload: str,
+    faults: Faults,
+) -> tuple[Sequence[Part], int]:
+    """The further streams of an append, and how large they are."""
+    places = {home.stream: home.shard}
+    parts: list[Part] = []
+    size = 0
+    for number, part in enumerate(message.also):
+        field = f"also[{number}]."
+        at = place(part.stream, part.partition_key, buckets, faults, f"{field}stream")
+        writable(at, faults, f"{field}stream")
+        if part.stream in places:
+            faults.add(f"{field}stream", "is named twice")
+        places[part.stream] = at.shard
+        events = [
+            _event(field, index, event, message.traceparent, limits, claims, workload, faults)
+            for index, event in enumerate(part.events)
+        ]
+        size += APPEND_OVERHEAD + sum(EVENT_OVERHEAD + len(new.payload) + len(new.metadata) for new in events)
+        parts.append(Part(at.stream, at.category, at.bucket, _expected(part, faults, field), events))
+    faults.end()
+    if len(set(places.values())) > 1:
+        raise DifferentShards(places)
+    return parts, size
+
+
+def _expected(message: event_store_pb2.Append | event_store_pb2.StreamAppend, faults: Faults, prefix: str = "") -> int:
     which = message.WhichOneof("expected")
     if which == "exact_revision":
         if message.exact_revision > MAXIMUM_REVISION:
-            faults.add("exact_revision", f"is over {MAXIMUM_REVISION}")
+            faults.add(f"{prefix}exact_revision", f"is over {MAXIMUM_REVISION}")
             return ANY
         return message.exact_revision
     if which == "no_stream":
@@ -184,11 +252,12 @@ def _expected(message: event_store_pb2.Append, faults: Faults) -> int:
         return STREAM_EXISTS
     if which is None:
         # Not ANY: a writer who forgot to say what it believes must not overwrite what it has not seen.
-        faults.add("expected", "is not set; say exact_revision, no_stream, stream_exists or any")
+        faults.add(f"{prefix}expected", "is not set; say exact_revision, no_stream, stream_exists or any")
     return ANY
 
 
 def _event(
+    prefix: str,
     index: int,
     event: event_pb2.NewEvent,
     traceparent: str,
@@ -199,21 +268,24 @@ def _event(
 ) -> NewEvent:
     event_id = canonical_uuid(event.event_id)
     if event_id is None:
-        faults.add(f"events[{index}].event_id", "is not a UUID")
+        faults.add(f"{prefix}events[{index}].event_id", "is not a UUID")
     name = event.type
     if len(name) > MAXIMUM_TYPE_LENGTH:
         faults.exceeds(
-            f"events[{index}].type",
+            f"{prefix}events[{index}].type",
             "the maximum length of a type's name",
             actual=len(name),
             maximum=MAXIMUM_TYPE_LENGTH,
         )
     elif not is_type(name):
-        faults.add(f"events[{index}].type", TYPE_FORM)
+        faults.add(f"{prefix}events[{index}].type", TYPE_FORM)
     payload = event.payload
     if len(payload) > limits.max_payload_bytes:
         faults.exceeds(
-            f"events[{index}].payload", "max_payload_bytes", actual=len(payload), maximum=limits.max_payload_bytes
+            f"{prefix}events[{index}].payload",
+            "max_payload_bytes",
+            actual=len(payload),
+            maximum=limits.max_payload_bytes,
         )
     metadata = event.metadata
     metadata.actor = claims.subject
@@ -224,7 +296,10 @@ def _event(
     written = metadata.SerializeToString()
     if len(written) > limits.max_metadata_bytes:
         faults.exceeds(
-            f"events[{index}].metadata", "max_metadata_bytes", actual=len(written), maximum=limits.max_metadata_bytes
+            f"{prefix}events[{index}].metadata",
+            "max_metadata_bytes",
+            actual=len(written),
+            maximum=limits.max_metadata_bytes,
         )
     return NewEvent(event_id or "", name, payload, written)
 
@@ -236,11 +311,17 @@ def fill(message: event_store_pb2.Appended, answer: Appended, *, epoch: int, buc
     message.first_revision = answer.first_revision
     message.last_revision = answer.last_revision
     message.replayed = answer.replayed
-    position = message.position
-    position.epoch = epoch
-    position.bucket = bucket
-    position.shard = shard
-    position.position = answer.position
+    locate(message.position, epoch=epoch, bucket=bucket, shard=shard, position=answer.position)
+    for stream, first, last in answer.also:
+        message.also.add(stream=stream, first_revision=first, last_revision=last)
+
+
+def locate(message: event_pb2.ConsistencyToken, *, epoch: int, bucket: int, shard: int, position: int) -> None:
+    """Fill in where a write stands."""
+    message.epoch = epoch
+    message.bucket = bucket
+    message.shard = shard
+    message.position = position
 
 
 def kept(message: event_store_pb2.Filter) -> Filter:

@@ -1,9 +1,9 @@
 """The writing half of the log on the wire."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import grpc
 from almagest.eventstore.v1 import event_store_pb2, event_store_pb2_grpc
@@ -11,11 +11,13 @@ from chassis.buckets import BucketMap
 from chassis.caller import current_caller
 from chassis.deadlines import remaining
 from chassis.errors import ErrorTable
-from chassis.tokens import Claims, TokenVerifier
+from chassis.tokens import METADATA_KEY, Claims, TokenVerifier
 
 from event_store.application.append_loop import Answer, AppendLoop
 from event_store.domain.append import Append, Appended
-from event_store.entrypoints import wire
+from event_store.domain.errors import BucketMoved, StaleShardMap
+from event_store.domain.stream import StreamMetadata
+from event_store.entrypoints import stream_metadata, wire
 from event_store.entrypoints.policy import WRITE
 from event_store.entrypoints.wire import Limits
 
@@ -24,6 +26,24 @@ if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 else:  # generic for the type checker only
     Context = Any
+
+
+class Rerouter(Protocol):
+    """Where an append goes that a shard refused because its bucket has moved: it answers the shard that decided, and
+    what.
+    """
+
+    def __call__(self, append: Append, deadline: float, moved: BucketMoved) -> Coroutine[Any, Any, tuple[int, Answer]]:
+        """Have it written where its bucket is now, by its deadline."""
+        ...
+
+
+class StreamSettings(Protocol):
+    """The metadata of the streams of one shard."""
+
+    async def metadata(self, stream: str) -> StreamMetadata | None:
+        """The metadata of a stream; None when none were ever set."""
+        ...
 
 
 class WritingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
@@ -37,12 +57,16 @@ class WritingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         verifier: TokenVerifier,
         errors: ErrorTable,
         limits: Limits,
+        metadata: Sequence[StreamSettings],
+        rerouted: Rerouter | None = None,
     ) -> None:
         self._buckets = buckets
         self._loops = loops
         self._verifier = verifier
         self._errors = errors
         self._limits = limits
+        self._metadata = metadata
+        self._rerouted = rerouted
 
     async def Append(  # noqa: N802 - gRPC's name
         self, request: event_store_pb2.AppendRequest, context: Context
@@ -50,17 +74,19 @@ class WritingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         """Write the appends, each on its own."""
         del context
         wire.check_request(request, self._limits)
+        if 0 < request.epoch < self._buckets.epoch:
+            raise StaleShardMap(request.epoch, self._buckets.epoch)
         response = event_store_pb2.AppendResponse()
         results = [response.results.add() for _ in request.appends]
         shares = await self._shares(request.appends, results)
         if len(shares) == 1:
             # By far the most usual: one append, or all of one shard.
             [(shard, share)] = shares.items()
-            self._answer(results, shard, share, await self._submit(shard, share))
+            await self._answer(results, shard, share, await self._submit(shard, share))
         elif shares:
             answers = await asyncio.gather(*(self._submit(shard, share) for shard, share in shares.items()))
             for (shard, share), answered in zip(shares.items(), answers, strict=True):
-                self._answer(results, shard, share, answered)
+                await self._answer(results, shard, share, answered)
         return response
 
     async def _shares(
@@ -106,15 +132,65 @@ class WritingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
             return error
         return claims
 
-    def _answer(
+    async def _answer(
         self, results: Sequence[event_store_pb2.AppendResult], shard: int, share: "_Share", answers: Sequence[Answer]
     ) -> None:
+        moved: Mapping[int, tuple[int, Answer]] = {}
+        if self._rerouted is not None:
+            moved = await self._reroute(share, answers, self._rerouted)
         epoch = self._buckets.epoch
-        for index, append, answer in zip(share.indexes, share.appends, answers, strict=True):
-            if isinstance(answer, Appended):
-                wire.fill(results[index].appended, answer, epoch=epoch, bucket=append.bucket, shard=shard)
+        for number, (index, append, answer) in enumerate(zip(share.indexes, share.appends, answers, strict=True)):
+            home, final = moved.get(number, (shard, answer)) if moved else (shard, answer)
+            if isinstance(final, Appended):
+                wire.fill(results[index].appended, final, epoch=epoch, bucket=append.bucket, shard=home)
             else:
-                results[index].problem.CopyFrom(self._errors.problem(answer))
+                results[index].problem.CopyFrom(self._errors.problem(final))
+
+    @staticmethod
+    async def _reroute(
+        share: "_Share", answers: Sequence[Answer], rerouted: Rerouter
+    ) -> Mapping[int, tuple[int, Answer]]:
+        """Hand on what was refused because its bucket has moved."""
+        numbers: list[int] = []
+        waiting: list[Coroutine[Any, Any, tuple[int, Answer]]] = []
+        for number, answer in enumerate(answers):
+            if isinstance(answer, BucketMoved):
+                numbers.append(number)
+                waiting.append(rerouted(share.appends[number], share.deadlines[number], answer))
+        return dict(zip(numbers, await asyncio.gather(*waiting), strict=True)) if numbers else {}
+
+    async def SetStreamMetadata(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.SetStreamMetadataRequest, context: Context
+    ) -> event_store_pb2.SetStreamMetadataResponse:
+        """Say how much of a stream is answered, or end it."""
+        metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
+        person = None
+        if METADATA_KEY in metadata:
+            person = await self._verifier.verify(metadata[METADATA_KEY])
+            person.require(WRITE)
+        shard, append = stream_metadata.setting(request, self._limits, self._buckets, person, str(current_caller()))
+        left = remaining()
+        deadline = asyncio.get_running_loop().time() + (_MAXIMUM_SECONDS if left is None else left)
+        [answer] = await self._submit(shard, _Share([0], [append], [deadline]))
+        if isinstance(answer, BucketMoved) and self._rerouted is not None:
+            shard, answer = await self._rerouted(append, deadline, answer)
+        if isinstance(answer, Exception):
+            raise answer
+        response = event_store_pb2.SetStreamMetadataResponse(revision=answer.last_revision)
+        wire.locate(
+            response.position, epoch=self._buckets.epoch, bucket=append.bucket, shard=shard, position=answer.position
+        )
+        return response
+
+    async def GetStreamMetadata(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.GetStreamMetadataRequest, context: Context
+    ) -> event_store_pb2.GetStreamMetadataResponse:
+        """How much of a stream is answered, and whether it has ended."""
+        del context
+        faults = wire.Faults()
+        at = wire.place(request.stream, request.partition_key, self._buckets, faults)
+        faults.end()
+        return stream_metadata.answered(await self._metadata[at.shard].metadata(at.stream))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,23 +3,28 @@ begins and ends with the statement, so there is none that this process could lea
 """
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import asyncpg
 
 from event_store.adapters.postgres.connection import PASSING, ShardDatabase
 from event_store.application.append_loop import NotWritten, Outcome, Refused, SessionLost
-from event_store.domain.append import Append, Appended, Committed
-from event_store.domain.errors import AppendIdReused, LogError, RevisionConflict
+from event_store.domain.append import Append, Appended, Committed, NewEvent, Part, StreamAppended
+from event_store.domain.errors import AppendIdReused, BucketMoved, LogError, RevisionConflict, StreamTombstoned
 
 _WRITTEN: Final = 0
 _REPLAYED: Final = 1
 _CONFLICT: Final = 2
+_REUSED: Final = 3
+_NOT_HELD: Final = 4
 
 _APPEND: Final = (
-    "SELECT outcomes, first_revisions, last_revisions, positions, new_head"
-    " FROM public.append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+    "SELECT outcomes, refused_parts, first_revisions, last_revisions, positions, alsos, new_head, map_epoch"
+    " FROM public.append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,"
+    " $20)"
 )
 # A session of ours only, and never this one. Should the number meanwhile belong to another session of ours, that one
 # is settled in the same way.
@@ -28,7 +33,7 @@ _END_SESSION: Final = (
     " WHERE pid = $1 AND pid <> pg_backend_pid() AND usename = current_user AND datname = current_database()"
 )
 _COMMITTED: Final = (
-    "SELECT append_id::text AS append_id, stream, fingerprint, first_revision, last_revision, position"
+    "SELECT append_id::text AS append_id, stream, fingerprint, first_revision, last_revision, position, also"
     " FROM public.appends WHERE append_id = ANY($1::uuid[])"
 )
 # What it says while it ends our session.
@@ -56,23 +61,38 @@ class AppendingLog(ShardDatabase):
         except asyncpg.PostgresError as error:
             raise _failure(error, session) from error
         assert row is not None  # noqa: S101 - a function with OUT parameters answers one row
-        answers = [
-            self._answer(append, *outcome)
-            for append, *outcome in zip(
-                appends, row["outcomes"], row["first_revisions"], row["last_revisions"], row["positions"], strict=True
-            )
-        ]
-        return Outcome(answers, row["new_head"])
+        return Outcome(self._answers(appends, row), row["new_head"], row["map_epoch"])
 
-    @staticmethod
-    def _answer(append: Append, outcome: int, first: int, last: int, position: int) -> Appended | LogError:
-        if outcome == _WRITTEN:
-            return Appended(first, last, position)
-        if outcome == _REPLAYED:
-            return Appended(first, last, position, replayed=True)
+    def _answers(self, appends: Sequence[Append], row: Any) -> Sequence[Appended | LogError]:
+        outcomes, refused, positions, alsos = row["outcomes"], row["refused_parts"], row["positions"], row["alsos"]
+        first, last, epoch = row["first_revisions"], row["last_revisions"], row["map_epoch"]
+        answers: list[Appended | LogError] = []
+        part = 0
+        for index, append in enumerate(appends):
+            outcome = outcomes[index]
+            if outcome == _WRITTEN:
+                also = _written(append.also, first, last, part + 1) if append.also else ()
+                answers.append(Appended(first[part], last[part], positions[index], False, also))
+            elif outcome == _REPLAYED:
+                also = _remembered(alsos[index]) if alsos is not None else ()
+                answers.append(Appended(first[part], last[part], positions[index], True, also))
+            elif outcome == _REUSED:
+                answers.append(AppendIdReused(append.append_id))
+            else:
+                number = refused[index] - 1
+                answers.append(self._refusal(append, number, outcome, last[part + number], epoch))
+            part += 1 + len(append.also)
+        return answers
+
+    def _refusal(self, append: Append, number: int, outcome: int, actual: int, epoch: int) -> LogError:
+        stream, bucket = append.stream, append.bucket
+        if number:
+            stream, _, bucket, *_ = append.also[number - 1]
         if outcome == _CONFLICT:
-            return RevisionConflict(append.stream, last)
-        return AppendIdReused(append.append_id)
+            return RevisionConflict(stream, actual)
+        if outcome == _NOT_HELD:
+            return BucketMoved(stream, bucket, self._shard, epoch)
+        return StreamTombstoned(stream if append.setting is None else append.setting.stream)
 
     async def settle(self, session: int, append_ids: Sequence[str]) -> Mapping[str, Committed]:
         """End a lost session, then find what is committed; see `append_loop.Log`."""
@@ -92,46 +112,76 @@ class AppendingLog(ShardDatabase):
 def _columns(appends: Sequence[Append]) -> tuple[list[Any], ...]:
     """The appends as the arguments of `append_batch`. Ids and streams that come more than once get one slot."""
     id_slots: dict[str, int] = {}
-    stream_slots: dict[str, int] = {}
-    buckets: list[int] = []
-    categories: list[str] = []
+    streams = _Streams()
     id_of: list[int] = []
-    stream_of: list[int] = []
-    indexes: list[int] = []
+    part_counts: list[int] = []
+    part_streams: list[int] = []
+    expected: list[int] = []
+    sizes: list[int] = []
+    event_parts: list[int] = []
     types: list[str] = []
     event_ids: list[str] = []
     payloads: list[bytes] = []
     metadatas: list[bytes] = []
-    for index, append in enumerate(appends, 1):
-        id_of.append(id_slots.setdefault(append.append_id, len(id_slots) + 1))
-        slot = stream_slots.get(append.stream)
-        if slot is None:
-            slot = stream_slots[append.stream] = len(stream_slots) + 1
-            buckets.append(append.bucket)
-            categories.append(append.category)
-        stream_of.append(slot)
-        for event_id, name, payload, metadata in append.events:
-            indexes.append(index)
+    settings: list[tuple[int, int, int | None, timedelta | None, bool]] = []
+
+    def part(slot: int, expectation: int, events: Sequence[NewEvent]) -> None:
+        part_streams.append(slot)
+        expected.append(expectation)
+        sizes.append(len(events))
+        number = len(part_streams)
+        for event_id, name, payload, metadata in events:
+            event_parts.append(number)
             event_ids.append(event_id)
             types.append(name)
             payloads.append(payload)
             metadatas.append(metadata)
+
+    for index, append in enumerate(appends, 1):
+        id_of.append(id_slots.setdefault(append.append_id, len(id_slots) + 1))
+        part_counts.append(1 + len(append.also))
+        part(streams.slot(append.stream, append.category, append.bucket), append.expected, append.events)
+        for stream, category, bucket, expectation, events in append.also:
+            part(streams.slot(stream, category, bucket), expectation, events)
+        if append.setting is not None:
+            stream, category, bucket, *values = append.setting
+            settings.append((index, streams.slot(stream, category, bucket), *values))
     return (
         list(id_slots),
-        list(stream_slots),
-        buckets,
-        categories,
         id_of,
-        stream_of,
-        [append.expected for append in appends],
         [append.fingerprint for append in appends],
-        [len(append.events) for append in appends],
-        indexes,
+        part_counts,
+        list(streams.slots),
+        streams.buckets,
+        streams.categories,
+        part_streams,
+        expected,
+        sizes,
+        event_parts,
         types,
         event_ids,
         payloads,
         metadatas,
+        *([setting[column] for setting in settings] for column in range(5)),
     )
+
+
+class _Streams:
+    """The distinct streams of a batch."""
+
+    def __init__(self) -> None:
+        self.slots: dict[str, int] = {}
+        self.buckets: list[int] = []
+        self.categories: list[str] = []
+
+    def slot(self, stream: str, category: str, bucket: int) -> int:
+        """The number of a stream, from 1."""
+        slot = self.slots.get(stream)
+        if slot is None:
+            slot = self.slots[stream] = len(self.slots) + 1
+            self.buckets.append(bucket)
+            self.categories.append(category)
+        return slot
 
 
 def _failure(error: asyncpg.PostgresError, session: int) -> Exception:
@@ -146,5 +196,15 @@ def _failure(error: asyncpg.PostgresError, session: int) -> Exception:
 
 
 def _as_committed(row: Any) -> Committed:
-    appended = Appended(row["first_revision"], row["last_revision"], row["position"])
+    also = _remembered(row["also"])
+    appended = Appended(row["first_revision"], row["last_revision"], row["position"], also=also)
     return Committed(row["append_id"], row["stream"], row["fingerprint"], appended)
+
+
+def _written(also: Sequence[Part], first: Sequence[int], last: Sequence[int], number: int) -> Sequence[StreamAppended]:
+    """Where the events of further streams are; `number` is that of the first of them among all parts."""
+    return [StreamAppended(part.stream, first[n], last[n]) for n, part in enumerate(also, number) if part.events]
+
+
+def _remembered(also: str | None) -> Sequence[StreamAppended]:
+    return () if also is None else [StreamAppended(*entry) for entry in json.loads(also)]
