@@ -6,22 +6,26 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from almagest.catalog.v1 import query_pb2_grpc
+from almagest.catalog.v1 import changes_pb2_grpc, query_pb2_grpc
 from chassis.database.engine import create_engine
 from chassis.database.pool import Database
 from chassis.ids import uuid7
 from chassis.process import Assembly, Chassis
 
+from catalog_query.adapters.change_log import GrpcChangeLog
 from catalog_query.adapters.event_store import RETRYABLE, EventStore
 from catalog_query.adapters.postgres import ReadModelShard
 from catalog_query.adapters.queries import ProductPages
+from catalog_query.application.changes.feed import ChangeFeeds, FeedLimits
+from catalog_query.application.changes.tail import Retention
 from catalog_query.application.freshness import Freshness
 from catalog_query.application.history import HistoryReader
 from catalog_query.application.reads import ProductReader
 from catalog_query.application.shards import Shards
 from catalog_query.entrypoints.catalog_query import CatalogQueryServicer
+from catalog_query.entrypoints.changes import CatalogChangesServicer
 from catalog_query.entrypoints.errors import ERRORS
-from catalog_query.entrypoints.policy import POLICY, SERVICE_NAME
+from catalog_query.entrypoints.policy import CHANGES_NAME, POLICY, SERVICE_NAME
 from catalog_query.projections.projector import Pace
 from catalog_query.projections.supervisor import Projections
 from catalog_query.settings import Settings
@@ -52,7 +56,8 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         shards = Shards(len(databases))
         freshness = Freshness()
         read_models = [ReadModelShard(database) for database in databases]
-        event_store = EventStore(chassis.channel("event-store", retryable=RETRYABLE))
+        channel = chassis.channel("event-store", retryable=RETRYABLE)
+        event_store = EventStore(channel)
         projections = Projections(
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid7()}",
             log=event_store,
@@ -76,10 +81,21 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             errors=ERRORS,
             maximum_wait=settings.maximum_wait_seconds,
         )
+        feeds = ChangeFeeds(
+            GrpcChangeLog(channel),
+            FeedLimits(
+                cached_products=settings.changes_cached_products,
+                retention=Retention(changes=settings.changes_retained, size=settings.changes_retained_bytes),
+            ),
+        )
+        changes = CatalogChangesServicer(feeds)
         yield Assembly(
-            servicers=[(SERVICE_NAME, query_pb2_grpc.add_CatalogQueryServiceServicer_to_server, servicer)],
+            servicers=[
+                (SERVICE_NAME, query_pb2_grpc.add_CatalogQueryServiceServicer_to_server, servicer),
+                (CHANGES_NAME, changes_pb2_grpc.add_CatalogChangesServiceServicer_to_server, changes),
+            ],
             policy=POLICY,
             errors=ERRORS,
-            tasks=[projections.run],
+            tasks=[projections.run, feeds.run],
             probes={f"catalog_{shard}": database.ping for shard, database in enumerate(databases)},
         )

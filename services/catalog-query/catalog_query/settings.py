@@ -19,3 +19,9 @@ class Settings(DatabaseSettings):
     """A page ends early when it grows beyond this."""
     search_connections: int = Field(default=4, ge=1)
     """Connections per shard for lists and searches, beside those of `pool_size` for reads by id and the projection."""
+    changes_cached_products: int = Field(default=10_000, ge=200)
+    """Products that the end of the change feed remembers, so that what an event changed need not be looked up."""
+    changes_retained: int = Field(default=4_000, ge=1)
+    """Changes that are kept ready for those who follow the change feed; who is further behind reads the log."""
+    changes_retained_bytes: int = Field(default=8 * 1024 * 1024, ge=64 * 1024)
+    """Bytes of such changes."""

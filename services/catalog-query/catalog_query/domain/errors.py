@@ -96,3 +96,20 @@ class BadPageToken(CatalogQueryError):
 
     def __init__(self) -> None:
         super().__init__("This page token was not given for this question. Ask for the first page again.")
+
+
+class BadCursor(CatalogQueryError):
+    """The cursor is none that the change feed gave."""
+
+    def __init__(self) -> None:
+        super().__init__("is no cursor of the change feed; begin anew with `start` or `now`")
+
+
+class CursorOfAnotherLog(CatalogQueryError):
+    """The cursor belongs to another log, or to this one before it was set back: what came after it is not known."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This cursor belongs to another log, or to this one before it was set back. Begin anew: `after=start` for "
+            "everything, `after=now` for what is to come."
+        )

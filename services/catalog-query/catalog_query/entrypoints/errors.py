@@ -5,7 +5,14 @@ from collections.abc import Mapping
 import grpc
 from chassis.errors import RETRY_AFTER_KEY, ErrorRow, ErrorTable
 
-from catalog_query.domain.errors import BadPageToken, NotYetVisible, PoisonousEvent, ProductNotFound
+from catalog_query.domain.errors import (
+    BadCursor,
+    BadPageToken,
+    CursorOfAnotherLog,
+    NotYetVisible,
+    PoisonousEvent,
+    ProductNotFound,
+)
 
 
 def _position(error: NotYetVisible) -> Mapping[str, str]:
@@ -30,6 +37,10 @@ ERRORS = ErrorTable(
             "BAD_PAGE_TOKEN",
             violations=lambda error: [("page_token", str(error))],
         ),
+        BadCursor: ErrorRow(
+            grpc.StatusCode.INVALID_ARGUMENT, "BAD_CURSOR", violations=lambda error: [("cursor", str(error))]
+        ),
+        CursorOfAnotherLog: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "CURSOR_OF_ANOTHER_LOG"),
         # A history with an event of a newer version: this replica is being replaced, another one can tell.
         PoisonousEvent: ErrorRow(
             grpc.StatusCode.INTERNAL,

@@ -5,7 +5,9 @@ from typing import Final
 from chassis.policy import Person, Policy, Rule
 
 READ: Final = "catalog:read"
+WRITE: Final = "catalog:write"
 SERVICE_NAME: Final = "almagest.catalog.v1.CatalogQueryService"
+CHANGES_NAME: Final = "almagest.catalog.v1.CatalogChangesService"
 
 _readers = frozenset({"gateway", "worker"})
 
@@ -24,4 +26,5 @@ POLICY: Policy = {
     # Tells positions, nothing of anybody's: an operator asks without a person, and the gateway asks the scope of its
     # own callers.
     _method("GetProjectionStatus"): Rule(callers=frozenset({"gateway", "operator"}), person=Person.NONE),
+    f"/{CHANGES_NAME}/SubscribeChanges": Rule(callers=_readers, scopes=frozenset({READ})),
 }
