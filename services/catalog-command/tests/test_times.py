@@ -285,7 +285,7 @@ class TestCorrect:
         ):
             with pytest.raises(errors.TimeOutOfRange) as refusal:
                 decide(given_(), CorrectPrice(price, start, end, NOW))
-            assert refusal.value.field == field
+            assert refusal.value.field == f"correct_price.{field}"
         assert decide(given_(), CorrectPrice(price, NOW - 10 * HOUR, NOW, NOW))
 
 

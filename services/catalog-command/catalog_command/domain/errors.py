@@ -73,12 +73,14 @@ class TimeOutOfRange(DomainError):
     """A time is not where it must be, seen from now or from the product's life.
 
     Attributes:
-        field: which time of the command.
+        field: the path of the time, from the name of the command on.
+        what: what would be right.
     """
 
     def __init__(self, field: str, what: str) -> None:
         self.field = field
-        super().__init__(f"{field}: {what}")
+        self.what = what
+        super().__init__(f"{field.rpartition('.')[2]} {what}.")
 
 
 class ScheduleNotFound(DomainError):

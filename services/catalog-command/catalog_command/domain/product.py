@@ -207,7 +207,9 @@ def decide_schedule(product: Product, command: ScheduleChange) -> Sequence[Event
     if (ending := product.ending(asked.schedule_id)) is not None:
         raise errors.ScheduleEnded(ending.value)
     if not command.asked_at < asked.effective_at <= command.asked_at + FARTHEST:
-        raise errors.TimeOutOfRange("effective_at", f"must be in the future, at most {FARTHEST.days} days ahead")
+        name = "schedule_price" if isinstance(asked.change, Money) else "schedule_publication"
+        what = f"must be in the future, at most {FARTHEST.days} days ahead"
+        raise errors.TimeOutOfRange(f"{name}.effective_at", what)
     for other in product.schedules:
         if other.effective_at == asked.effective_at and other.is_of_kind(asked):
             raise errors.ScheduleTimeTaken(other.schedule_id)
@@ -264,14 +266,17 @@ def decide_correct_price(product: Product, command: CorrectPrice) -> Sequence[Ev
     if product.corrected == (start, end, command.price):
         return []
     if start > command.asked_at:
-        raise errors.TimeOutOfRange("effective_from", "must not be in the future; schedule the price instead")
+        raise errors.TimeOutOfRange(
+            "correct_price.effective_from", "must not be in the future; schedule the price instead"
+        )
     if product.created_at is not None and start < product.created_at:
         raise errors.TimeOutOfRange(
-            "effective_from", f"must not be before the product was created, at {product.created_at.isoformat()}"
+            "correct_price.effective_from",
+            f"must not be before the product was created, at {product.created_at.isoformat()}",
         )
     if end is not None and not start < end <= command.asked_at:
         raise errors.TimeOutOfRange(
-            "effective_until",
+            "correct_price.effective_until",
             "must be after effective_from and not in the future; leave it out when the price still holds",
         )
     corrected = PriceCorrected(price=command.price.message())

@@ -21,7 +21,7 @@ def _refused(code: StatusCode, reason: str) -> ErrorRow[Any]:
 
 def _time(error: errors.TimeOutOfRange) -> Sequence[tuple[str, str]]:
     """Which time of which command is wrong."""
-    return ((f"commands[{error.command or 0}].{error.field}", str(error).partition(": ")[2]),)
+    return ((f"commands[{error.command or 0}].{error.field}", error.what),)
 
 
 def _retry(_: Exception) -> Mapping[str, str]:
