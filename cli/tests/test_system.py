@@ -133,6 +133,25 @@ def test_the_usual_ports_are_the_documented_ones():
     )
 
 
+def test_further_replicas_have_the_same_identity_and_are_called_by_whoever_calls_the_first(tmp_path):
+    """A second process is a row of its own, with ports of its own; its callers know the addresses of both."""
+    ports = free_ports({"event-store": 2})
+    rows = {row.name: row for row in ports.processes()}
+    assert set(rows) == {row.name for row in SERVICES} | {"event-store-2"}
+    assert rows["event-store-2"].module == "event_store"
+    assert rows["event-store-2"].database_names(2) == ("events_0", "events_1")
+
+    def told(name):
+        return layout.environment(
+            rows[name], places=Places(tmp_path), ports=ports, database_urls=(), owner_urls=(), redis_url=""
+        )
+
+    first, second = told("event-store"), told("event-store-2")
+    assert first["ALMAGEST_IDENTITY_DIRECTORY"] == second["ALMAGEST_IDENTITY_DIRECTORY"]
+    both = f"{first['ALMAGEST_LISTEN']},{second['ALMAGEST_LISTEN']}"
+    assert told("catalog-command")["ALMAGEST_EVENT_STORE_TARGET"] == f"ipv4:{both}"
+
+
 def test_a_service_is_told_what_it_needs_and_no_more(tmp_path, monkeypatch):
     """The superuser's URL reaches no service, the owner's only migrations, another service's addresses only its callers."""
     monkeypatch.setenv("ALMAGEST_POSTGRES_URL", "postgresql://root:hush@db/postgres")
@@ -142,7 +161,7 @@ def test_a_service_is_told_what_it_needs_and_no_more(tmp_path, monkeypatch):
     monkeypatch.setenv("SHELL_SECRET", "hush")
 
     def told(name, owner=()):
-        row = layout.service(name)
+        row = next(row for row in SERVICES if row.name == name)
         return layout.environment(
             row,
             places=Places(tmp_path),

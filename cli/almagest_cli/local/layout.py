@@ -6,7 +6,7 @@ admin.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
@@ -27,6 +27,7 @@ class Service:
         sharded: whether there is one database per shard, numbered from 0.
         calls: the services whose address it must know.
         redis: whether it talks to Redis.
+        replica_of: the service that this is a further process of; empty for the first of each.
     """
 
     name: str
@@ -34,11 +35,17 @@ class Service:
     sharded: bool = False
     calls: tuple[str, ...] = ()
     redis: bool = False
+    replica_of: str = ""
+
+    @property
+    def workload(self) -> str:
+        """Whose identity it has."""
+        return self.replica_of or self.name
 
     @property
     def module(self) -> str:
         """What `python -m` runs; also the service's role in Postgres."""
-        return self.name.replace("-", "_")
+        return self.workload.replace("-", "_")
 
     def database_names(self, shards: int) -> tuple[str, ...]:
         """Its databases, in shard order."""
@@ -82,18 +89,6 @@ _NOT_INHERITED = frozenset(
 )
 
 
-def service(name: str) -> Service:
-    """The row of the service.
-
-    Raises:
-        KeyError: there is none of that name.
-    """
-    for row in SERVICES:
-        if row.name == name:
-            return row
-    raise KeyError(name)
-
-
 @dataclass(frozen=True)
 class Ports:
     """Where each service listens, on loopback.
@@ -118,6 +113,21 @@ class Ports:
     def of(self, name: str) -> tuple[int, ...]:
         """The ports that a service opens."""
         return (self.gateway,) if name == GATEWAY else (self.grpc[name], self.http[name])
+
+    def target(self, service: str) -> str:
+        """The gRPC target of a service: all its processes."""
+        addresses = [
+            f"127.0.0.1:{port}" for name, port in self.grpc.items() if service in {name, name.rpartition("-")[0]}
+        ]
+        return addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}"
+
+    def processes(self) -> tuple[Service, ...]:
+        """The rows of all processes: those of the table, and a further one for each name like `event-store-2` that has
+        a port.
+        """
+        first = {row.name: row for row in SERVICES}
+        further = {name: first[name.rpartition("-")[0]] for name in self.grpc if name not in first}
+        return (*SERVICES, *(replace(row, name=name, replica_of=row.name) for name, row in further.items()))
 
 
 @dataclass(frozen=True)
@@ -202,11 +212,11 @@ def environment(
         if (name in _INHERITED or name.startswith(_INHERITED_PREFIXES)) and name not in _NOT_INHERITED
     }
     told |= {
-        "ALMAGEST_IDENTITY_DIRECTORY": str(places.authority / "identities" / row.name),
+        "ALMAGEST_IDENTITY_DIRECTORY": str(places.authority / "identities" / row.workload),
         "ALMAGEST_TRACE_DIRECTORY": str(places.traces),
     }
     for callee in row.calls:
-        told[f"ALMAGEST_{callee.upper().replace('-', '_')}_TARGET"] = f"127.0.0.1:{ports.grpc[callee]}"
+        told[f"ALMAGEST_{callee.upper().replace('-', '_')}_TARGET"] = ports.target(callee)
     if row.name == GATEWAY:
         web = places.authority / "web"
         told["ALMAGEST_LISTEN"] = f"127.0.0.1:{ports.gateway}"

@@ -3,7 +3,7 @@
 import errno
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import psutil
 
@@ -79,9 +79,14 @@ def free_port() -> int:
             return number
 
 
-def free_ports() -> Ports:
-    """A free port for everything that opens one, for systems side by side."""
+def free_ports(replicas: Mapping[str, int] | None = None) -> Ports:
+    """A free port for everything that opens one, for systems side by side.
+
+    Args:
+        replicas: how many processes of a service there are to be, where not one.
+    """
     inner = [row.name for row in SERVICES if row.name != GATEWAY]
+    inner += [f"{name}-{number}" for name, count in (replicas or {}).items() for number in range(2, count + 1)]
     numbers: list[int] = []
     while len(numbers) < 2 * len(inner) + 1:
         if (number := free_port()) not in numbers:

@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from almagest_cli.local.authority import LocalAuthority
 from almagest_cli.local.daemons import Daemon, write_private
 from almagest_cli.local.databases import OWNER, Databases, ExternalPostgres, Passwords
 from almagest_cli.local.errors import LocalError, NotReadyError, ProcessDiedError
-from almagest_cli.local.layout import AUTH, GATEWAY, SERVICES, WORKLOADS, Places, Ports, Service
+from almagest_cli.local.layout import AUTH, GATEWAY, WORKLOADS, Places, Ports, Service
 from almagest_cli.local.ports import require_free
 from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.local.probes import Probe
@@ -83,6 +83,7 @@ class System:
         described = self._described()
         self._last_ports = _ports(described)
         self.ports = ports or self._last_ports or Ports.usual()
+        self._rows = self.ports.processes()
         known = described.get("shards")
         if isinstance(known, int) and shards not in {None, known}:
             raise LocalError(
@@ -100,7 +101,7 @@ class System:
             VALKEY: self._valkey.daemon,
             **{
                 name: Daemon(name, pid_file=self.places.pid(name), log_file=self.places.log(name))
-                for name in (CERTIFICATES, *(row.name for row in SERVICES))
+                for name in (CERTIFICATES, *(row.name for row in self._rows))
             },
         }
 
@@ -140,7 +141,7 @@ class System:
             self._started.clear()
             self._cancelled.clear()
             missing = {name for name, daemon in self.daemons().items() if daemon.process() is None}
-            services = {row.name for row in SERVICES}
+            services = {row.name for row in self._rows}
             if self._last_ports not in (None, self.ports) and services - missing:
                 raise LocalError("Almagest runs on other ports than these. `almagest down` first.")
             try:
@@ -182,7 +183,7 @@ class System:
         elif name == CERTIFICATES:
             self._start_renewal()
         else:
-            row = layout.service(name)
+            row = next(row for row in self._rows if row.name == name)
             require_free(name, self.ports.of(name))
             self._launch(row, self._environment(row, self._databases(), self.redis_url))
             self._await_ready(row, timeout=timeout)
@@ -208,14 +209,23 @@ class System:
             self._start_renewal()
         redis_url = self._start_valkey(missing)
         databases = self._start_postgres(missing)
-        if any(row.databases and row.name in missing for row in SERVICES):
-            databases.ensure({name: (row.module,) for row in SERVICES for name in row.database_names(self.shards)})
-        with ThreadPoolExecutor(max_workers=len(SERVICES)) as pool:
+        if any(row.databases and row.name in missing for row in self._rows):
+            databases.ensure({name: (row.module,) for row in self._rows for name in row.database_names(self.shards)})
+        # Further replicas come when the first of each has migrated what they share.
+        for rows in ([row for row in self._rows if not row.replica_of], [row for row in self._rows if row.replica_of]):
+            if rows:
+                self._bring_up_all(rows, databases, redis_url, missing=missing, timeout=timeout)
+        return self._admin_to_show()
+
+    def _bring_up_all(
+        self, rows: Sequence[Service], databases: Databases, redis_url: str, *, missing: set[str], timeout: float
+    ) -> None:
+        with ThreadPoolExecutor(max_workers=len(rows)) as pool:
             parts = {
                 row.name: pool.submit(
                     self._bring_up, row, databases, redis_url, missing=row.name in missing, timeout=timeout
                 )
-                for row in SERVICES
+                for row in rows
             }
             try:
                 done, _ = wait(parts.values(), return_when="FIRST_EXCEPTION")
@@ -228,13 +238,12 @@ class System:
                 self._cancelled.set()
         if causes:
             raise causes[0]
-        return self._admin_to_show()
 
     def _bring_up(self, row: Service, databases: Databases, redis_url: str, *, missing: bool, timeout: float) -> None:
         """Migrate, start and await one service; for auth, make the first admin as well."""
         told = self._environment(row, databases, redis_url)
         if missing:
-            if row.databases:
+            if row.databases and not row.replica_of:
                 self._report(row.name, "migrating")
                 owner = self._environment(row, databases, redis_url, as_owner=True)
                 self._check()
@@ -348,7 +357,7 @@ class System:
     def _stop_all(self, daemons: Iterator[Daemon]) -> None:
         """Stop the processes in the given order: the gateway, then the services side by side, then the servers."""
         waiting = list(daemons)
-        inner = {row.name for row in SERVICES if row.name != GATEWAY} | {CERTIFICATES}
+        inner = {row.name for row in self._rows if row.name != GATEWAY} | {CERTIFICATES}
         for group in (
             [daemon for daemon in waiting if daemon.name == GATEWAY],
             [daemon for daemon in waiting if daemon.name in inner],

@@ -1,6 +1,6 @@
 """The whole system, started by the same code as `almagest up`."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +51,18 @@ class RunningSystem:
 
 
 @contextmanager
-def running_system(state: Path, *, shards: int | None = None) -> Generator[RunningSystem]:
-    """Start a system of its own below the directory, on free ports; it ends, and its data with it, at the end."""
-    local = System(state, ports=free_ports(), shards=shards)
+def running_system(
+    state: Path, *, shards: int | None = None, replicas: Mapping[str, int] | None = None
+) -> Generator[RunningSystem]:
+    """Start a system of its own below the directory, on free ports; it ends, and its data with it, at the end.
+
+    Args:
+        state: the directory, made if it is not there.
+        shards: how many databases for events, read models and users.
+        replicas: how many processes of a service there are to be, where not one; further ones are named as
+            `event-store-2`.
+    """
+    local = System(state, ports=free_ports(replicas), shards=shards)
     try:
         started = local.up()
         if started.admin.password is None:
