@@ -2,29 +2,29 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
-import structlog
-from almagest.eventstore.v1 import event_store_pb2_grpc
-from chassis.buckets import BucketMap
 from chassis.database.pool import Database
-from chassis.process import Assembly, Chassis, Task
+from chassis.process import Assembly, CannotStart, Chassis, Task
 from chassis.redis import connect
 
 from event_store.adapters.postgres import PostgresLog
+from event_store.adapters.postgres.moves import PostgresMoves
+from event_store.adapters.postgres.shards import PostgresShard
 from event_store.adapters.redis import Doorbell
 from event_store.adapters.telemetry import Telemetry
 from event_store.application.append_loop import AppendLoop, Bounds
 from event_store.application.heads import Heads
-from event_store.application.reads import Reader, follow
+from event_store.application.moves import Move, Mover
+from event_store.application.pages import PageBounds
+from event_store.application.reads import Reader
+from event_store.application.shard_map import Rerouting, Routing, ShardsUnusable, join
+from event_store.application.tails import Tail
 from event_store.entrypoints.errors import ERRORS
 from event_store.entrypoints.policy import POLICY, SERVICE
-from event_store.entrypoints.reading import ReadLimits
+from event_store.entrypoints.reading import ReadLimits, add_to_server
 from event_store.entrypoints.servicer import EventStoreServicer
 from event_store.entrypoints.wire import Limits
 from event_store.settings import Settings
-
-_logger = structlog.stdlib.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -45,10 +45,30 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             PostgresLog(database, shard, append_seconds=settings.append_seconds)
             for shard, database in enumerate(databases)
         ]
-        tasks: list[Task] = [
-            partial(follow, shard, log, heads, every=settings.poll_seconds, failed=_failed)
+        places = [
+            PostgresShard(database, shard, log)
+            for shard, (database, log) in enumerate(zip(databases, logs, strict=True))
+        ]
+        routing = Routing(places)
+        try:
+            await join(places)
+            await routing.open()
+        except ShardsUnusable as error:
+            raise CannotStart(str(error)) from error
+        tails = [
+            Tail(
+                shard,
+                log,
+                heads,
+                telemetry,
+                every=settings.poll_seconds,
+                max_bytes=settings.tail_bytes,
+                bounds=PageBounds(),
+                catching_up=max(1, settings.pool_size // 2),
+            )
             for shard, log in enumerate(logs)
         ]
+        tasks: list[Task] = [*(tail.run for tail in tails), partial(routing.watch, settings.map_seconds)]
         doorbell: Doorbell | None = None
         if settings.redis_url is not None:
             clients = [
@@ -57,7 +77,8 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             ]
             for client in clients:
                 stack.push_async_callback(client.aclose)
-            doorbell = Doorbell(clients[0], clients[1], heads)
+            doorbell = Doorbell(clients[0], clients[1], heads, mapped=routing.rumoured)
+            routing.tell(doorbell.remapped)
             tasks += [doorbell.ring, doorbell.hear]
         loops = [
             AppendLoop(
@@ -71,11 +92,20 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             for shard, log in enumerate(logs)
         ]
         tasks += [loop.run for loop in loops]
+
+        def copied(shard: int, head: int) -> None:
+            heads.reached(shard, head)
+            if doorbell is not None:
+                doorbell.committed(shard, head)
+
+        mover = Mover(places, PostgresMoves(databases[0], 0), routing, reached=_moved, committed=copied)
+        tasks.append(mover.run)
         servicer = EventStoreServicer(
-            buckets=BucketMap(shards),
+            buckets=routing,
             loops=loops,
             metadata=logs,
-            reader=Reader(logs, heads),
+            rerouted=Rerouting(routing, loops, patience=settings.move_wait_seconds),
+            reader=Reader(logs, heads, tails),
             verifier=chassis.verifier,
             errors=ERRORS,
             limits=Limits(
@@ -93,7 +123,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             ),
         )
         yield Assembly(
-            servicers=[(SERVICE, event_store_pb2_grpc.add_EventStoreServiceServicer_to_server, servicer)],
+            servicers=[(SERVICE, add_to_server, servicer)],
             policy=POLICY,
             errors=ERRORS,
             tasks=tasks,
@@ -112,5 +142,13 @@ def _bounds(settings: Settings) -> Bounds:
     )
 
 
-def _failed(shard: int) -> None:
-    _logger.warning("a shard cannot be asked for its head", shard=shard)
+def _moved(move: Move, step: str) -> None:
+    if step != "copied a piece":
+        _logger.info(
+            "a move of buckets goes on",
+            move_id=move.move_id,
+            step=step,
+            buckets=f"{move.first}-{move.last}",
+            from_shard=move.from_shard,
+            to_shard=move.to_shard,
+        )

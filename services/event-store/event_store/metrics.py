@@ -19,3 +19,7 @@ EVENTS = Counter("almagest_event_store_events", "Events written.", ("shard",))
 QUEUED = Gauge("almagest_event_store_queued_appends", "Appends that wait for a transaction.", ("shard",))
 HEAD = Gauge("almagest_event_store_head", "The last position known to be committed.", ("shard",))
 SUBSCRIPTIONS = Gauge("almagest_event_store_subscriptions", "Subscriptions being served.")
+TAIL_BYTES = Gauge("almagest_event_store_tail_bytes", "Bytes of new events kept in memory for subscribers.", ("shard",))
+CATCH_UP_PAGES = Counter(
+    "almagest_event_store_catch_up_pages", "Pages read from the database for one subscriber alone.", ("shard",)
+)

@@ -11,6 +11,14 @@ class Settings(DatabaseSettings):
     """Where replicas wake each other's subscribers; unset: they find out by polling."""
     poll_seconds: float = Field(default=0.2, gt=0)
     """How often the head of each shard is asked for, besides all signals."""
+    tail_bytes: int = Field(default=8 * 1024 * 1024, ge=0)
+    """The most bytes of each shard's newest events that are kept in memory for those who follow it. Who is further
+    behind reads from the database."""
+
+    map_seconds: float = Field(default=1.0, gt=0)
+    """How often to look which shard holds which buckets, besides all signals."""
+    move_wait_seconds: float = Field(default=10.0, gt=0)
+    """How long a request waits for a bucket that is being moved and that no shard holds at the moment."""
 
     batch_appends: int = Field(default=256, ge=1)
     """The most appends in one transaction."""

@@ -248,14 +248,17 @@ async def test_a_loop_that_ends_answers_everybody(make):
 async def test_heads_wake_who_waits_and_believe_no_rumour():
     """A rumour only wakes the one who asks the database; the head is what was committed."""
     heads = Heads(1)
-    waiting = asyncio.create_task(heads.changed(0, 0, timeout=5))
-    await turns()
     heads.rumoured(0, 7)
-    await heads.rumour(0, timeout=5)
+    assert await heads.news(0, timeout=5)
+    assert (heads.of(0), heads.rumour_of(0)) == (0, 7)
+    heads.settled(0)
+    waiting = asyncio.create_task(heads.news(0, timeout=5))
     await turns()
-    assert (heads.of(0), waiting.done()) == (0, False)
+    assert not waiting.done()
     heads.reached(0, 3)
-    await waiting
+    assert await waiting
+    heads.rumoured(0, 3)
+    assert not await heads.news(0, timeout=0.01)
     heads.reached(0, 2)
     assert heads.of(0) == 3
     heads.fell_back(0, 2)

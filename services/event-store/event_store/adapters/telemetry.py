@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import structlog
 from chassis.telemetry.tracing import context_from, record_span
 from opentelemetry.trace import SpanKind
 
@@ -11,10 +12,11 @@ from event_store.domain.append import Appended
 from event_store.domain.errors import LogError
 
 _SAMPLED_LENGTH = 55
+_logger = structlog.stdlib.get_logger(__name__)
 
 
 class Telemetry:
-    """Observes the append loops and the heads of all shards."""
+    """Observes the append loops, the tails and the heads of all shards."""
 
     def __init__(self, shards: int) -> None:
         names = [str(shard) for shard in range(shards)]
@@ -23,7 +25,9 @@ class Telemetry:
         self._events = [metrics.EVENTS.labels(name) for name in names]
         self._queued = [metrics.QUEUED.labels(name) for name in names]
         self._heads = [metrics.HEAD.labels(name) for name in names]
-        for gauge in (*self._queued, *self._heads):
+        self._windows = [metrics.TAIL_BYTES.labels(name) for name in names]
+        self._catch_up_pages = [metrics.CATCH_UP_PAGES.labels(name) for name in names]
+        for gauge in (*self._queued, *self._heads, *self._windows):
             gauge.set(0)
         self._written = [metrics.APPENDS.labels(name, "appended") for name in names]
 
@@ -34,6 +38,18 @@ class Telemetry:
     def head(self, shard: int, position: int) -> None:
         """A shard has got so far."""
         self._heads[shard].set(position)
+
+    def window(self, shard: int, held: int) -> None:
+        """The window of a shard's tail holds so many bytes."""
+        self._windows[shard].set(held)
+
+    def caught_up(self, shard: int) -> None:
+        """A page was read from the database for one subscriber alone."""
+        self._catch_up_pages[shard].inc()
+
+    def cannot_be_asked(self, shard: int) -> None:
+        """A shard did not answer its tail."""
+        _logger.warning("a shard cannot be asked for its head", shard=shard)
 
     def batch(
         self, shard: int, tickets: Sequence[Ticket], answers: Sequence[Answer], began_ns: int, ended_ns: int

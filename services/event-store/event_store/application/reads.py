@@ -5,105 +5,15 @@ has been taken, so a slow reader costs a page per shard and no more.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
 
-from almagest.eventstore.v1.event_pb2 import RecordedEvent
-
-from event_store.application.append_loop import NotWritten
 from event_store.application.heads import Heads
-from event_store.domain.append import Committed
+from event_store.application.pages import Filter, PageBounds, ReadableLog, StreamContent, StreamRange
+from event_store.application.subscriptions import Slice, read_all, subscribe
+from event_store.application.tails import Tail
 from event_store.domain.errors import CheckpointAhead, ReadTooLarge, UnknownShard
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Keeps the events for which every set condition holds; an empty one holds for all."""
-
-    categories: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    buckets: tuple[int, ...] = ()
-
-
-class Page(NamedTuple):
-    """Events in order, and how far the shard has been read by it: events that the filter left out are read as well."""
-
-    events: Sequence[RecordedEvent]
-    checkpoint: int
-
-
-class StreamPage(NamedTuple):
-    """Events of a stream in the order asked for, and whether there may be more."""
-
-    events: Sequence[RecordedEvent]
-    more: bool
-
-
-class StreamRange(NamedTuple):
-    """A stream from a revision on."""
-
-    stream: str
-    from_revision: int
-
-
-class StreamContent(NamedTuple):
-    """A stream as it was read: its last revision is None when it does not exist."""
-
-    events: Sequence[RecordedEvent]
-    last_revision: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class PageBounds:
-    """The most that one page holds: it goes out as one message."""
-
-    events: int = 500
-    bytes: int = 256 * 1024
-    window: int = 20_000
-    """How many positions one query looks through at most, however few of them the filter keeps."""
-
-
-class ReadableLog(Protocol):
-    """The log of one shard, as reading needs it. Every method raises `NotWritten` when the shard cannot be asked."""
-
-    async def head(self) -> int:
-        """The last committed position."""
-        ...
-
-    async def page(self, *, after: int, until: int, kept: Filter, bounds: PageBounds, limit: int) -> Page:
-        """The events after a position, up to and with another."""
-        ...
-
-    async def last_revision(self, stream: str) -> int | None:
-        """The last revision of a stream; None when it does not exist."""
-        ...
-
-    async def stream_page(
-        self, stream: str, *, first: int, last: int, backwards: bool, bounds: PageBounds
-    ) -> StreamPage:
-        """The events of a stream between two revisions, both included."""
-        ...
-
-    async def streams(
-        self, ranges: Sequence[StreamRange], *, max_events: int, max_bytes: int
-    ) -> Sequence[StreamContent] | None:
-        """Several streams at one moment; None when they hold more than that."""
-        ...
-
-    async def committed(self, append_id: str, stream: str) -> Committed | None:
-        """What was answered to an append."""
-        ...
-
-
-class Slice(NamedTuple):
-    """A piece of the log of one shard. Without events it only tells how far it is read, and where its head is."""
-
-    shard: int
-    events: Sequence[RecordedEvent]
-    checkpoint: int
-    head: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +22,7 @@ class Reader:
 
     logs: Sequence[ReadableLog]
     heads: Heads
+    tails: Sequence[Tail]
     bounds: PageBounds = field(default_factory=PageBounds)
 
     async def stream(
@@ -197,36 +108,14 @@ class Reader:
         Raises:
             CheckpointAhead: A position is after its shard's head.
         """
-        heads = {shard: await self._head(shard, after.get(shard, 0)) for shard in self.chosen(shards, after)}
-        left = limit
-        for shard, head in heads.items():
-            position = after.get(shard, 0)
-            told = False
-            while position < head or not told:
-                page = Page((), position)
-                if position < head:
-                    page = await self.logs[shard].page(
-                        after=position,
-                        until=head,
-                        kept=kept,
-                        bounds=self.bounds,
-                        limit=left if limit else self.bounds.events,
-                    )
-                position = page.checkpoint
-                if page.events or position >= head:
-                    told = True
-                    yield Slice(shard, page.events, position, head)
-                if limit:
-                    left -= len(page.events)
-                    if left <= 0:
-                        return
+        ends = {shard: await self._head(shard, after.get(shard, 0)) for shard in self.chosen(shards, after)}
+        async for piece in read_all(self.logs, ends, after, kept=kept, bounds=self.bounds, limit=limit):
+            yield piece
 
     async def subscribe(
         self, after: Mapping[int, int], *, kept: Filter, shards: Sequence[int], heartbeat: float
     ) -> AsyncGenerator[Slice, None]:
         """Every event after a vector of positions, and those to come, without end.
-
-        Each shard is read by a task of its own that stays at most one page ahead of the subscriber.
 
         Raises:
             CheckpointAhead: A position is after its shard's head, now or later, when the log was restored in between.
@@ -234,45 +123,10 @@ class Reader:
         chosen = self.chosen(shards, after)
         for shard in chosen:
             await self._head(shard, after.get(shard, 0))
-        ready: asyncio.Queue[Slice | Exception] = asyncio.Queue(maxsize=len(chosen))
-
-        async def feed(shard: int) -> None:
-            try:
-                async with aclosing(self._tail(shard, after.get(shard, 0), kept=kept, heartbeat=heartbeat)) as slices:
-                    async for piece in slices:
-                        await ready.put(piece)
-            except Exception as error:  # noqa: BLE001 - it is raised below, where the subscriber gets it
-                await ready.put(error)
-
-        feeders = [asyncio.create_task(feed(shard)) for shard in chosen]
-        try:
-            while True:
-                piece = await ready.get()
-                if isinstance(piece, Exception):
-                    raise piece
+        tails = {shard: self.tails[shard] for shard in chosen}
+        async with aclosing(subscribe(tails, self.heads, after, kept=kept, heartbeat=heartbeat)) as slices:
+            async for piece in slices:
                 yield piece
-        finally:
-            for feeder in feeders:
-                feeder.cancel()
-            await asyncio.gather(*feeders, return_exceptions=True)
-
-    async def _tail(self, shard: int, position: int, *, kept: Filter, heartbeat: float) -> AsyncGenerator[Slice, None]:
-        log, loop = self.logs[shard], asyncio.get_running_loop()
-        spoken = loop.time() - heartbeat
-        while True:
-            head = self.heads.of(shard)
-            if position > head:
-                raise CheckpointAhead(shard, position, head)
-            events: Sequence[RecordedEvent] = ()
-            if position < head:
-                events, position = await log.page(
-                    after=position, until=head, kept=kept, bounds=self.bounds, limit=self.bounds.events
-                )
-            if events or loop.time() >= spoken + heartbeat:
-                yield Slice(shard, events, position, self.heads.of(shard))
-                spoken = loop.time()
-            if position == head:
-                await self.heads.changed(shard, head, timeout=max(0.0, spoken + heartbeat - loop.time()))
 
     async def _head(self, shard: int, after: int) -> int:
         head = await self.logs[shard].head()
@@ -280,23 +134,3 @@ class Reader:
         if after > head:
             raise CheckpointAhead(shard, after, head)
         return head
-
-
-async def follow(shard: int, log: ReadableLog, heads: Heads, *, every: float, failed: Callable[[int], None]) -> None:
-    """Ask the shard for its head at intervals of `every` seconds, or at once when there is a rumour of a new one, and
-    make it known, for ever.
-
-    A shard that cannot be asked is asked again, and `failed` is told.
-    """
-    while True:
-        await heads.rumour(shard, timeout=every)
-        before = heads.of(shard)
-        try:
-            head = await log.head()
-        except NotWritten:
-            failed(shard)
-            continue
-        if head < before:
-            heads.fell_back(shard, head)
-        else:
-            heads.reached(shard, head)

@@ -1,7 +1,7 @@
 """The reading half of the log on the wire."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,11 +11,14 @@ from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_g
 from chassis.buckets import BucketMap
 from chassis.errors import InvalidRequest
 
-from event_store.application.reads import Reader, Slice, StreamContent, StreamRange
+from event_store.application.pages import StreamContent, StreamRange
+from event_store.application.reads import Reader
+from event_store.application.subscriptions import Slice
 from event_store.domain.stream import canonical_uuid
 from event_store.entrypoints import wire
 from event_store.metrics import SUBSCRIPTIONS
 
+_ENCODED = frozenset({"ReadAll", "Subscribe"})
 _HEARTBEAT = (0.05, 1.0, 60.0)
 """The shortest, the usual and the longest heartbeat in seconds."""
 
@@ -115,7 +118,7 @@ class ReadingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
             limit=wire.checked_revision(request.limit, "limit"),
         )
         async for piece in slices:
-            yield event_store_pb2.ReadAllResponse(events=piece.events, checkpoint=_checkpoint(piece), head=_head(piece))
+            yield _message(piece)
 
     async def Subscribe(  # noqa: N802 - gRPC's name
         self, request: event_store_pb2.SubscribeRequest, context: Context
@@ -133,9 +136,7 @@ class ReadingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         with SUBSCRIPTIONS.track_inprogress():
             async with aclosing(slices):
                 async for piece in slices:
-                    yield event_store_pb2.SubscribeResponse(
-                        events=piece.events, checkpoint=_checkpoint(piece), head=_head(piece)
-                    )
+                    yield _message(piece)
 
     async def GetShardMap(  # noqa: N802 - gRPC's name
         self, request: event_store_pb2.GetShardMapRequest, context: Context
@@ -162,9 +163,40 @@ def _content(content: StreamContent) -> event_store_pb2.ReadStreamResponse:
     return event_store_pb2.ReadStreamResponse(events=content.events, last_revision=content.last_revision)
 
 
-def _checkpoint(piece: Slice) -> event_pb2.ShardPosition:
-    return event_pb2.ShardPosition(shard=piece.shard, position=piece.checkpoint)
+def _message(piece: Slice) -> Any:
+    """A slice as a `SubscribeResponse`, or a `ReadAllResponse`, which has the same fields: the events are encoded
+    already, once for all who read them. It is bytes, whatever the generated types say; see `add_to_server`.
+    """
+    rest = event_store_pb2.SubscribeResponse(
+        checkpoint=event_pb2.ShardPosition(shard=piece.shard, position=piece.checkpoint),
+        head=event_pb2.ShardPosition(shard=piece.shard, position=piece.head),
+    )
+    return b"".join((*(event.encoded for event in piece.events), rest.SerializeToString()))
 
 
-def _head(piece: Slice) -> event_pb2.ShardPosition:
-    return event_pb2.ShardPosition(shard=piece.shard, position=piece.head)
+class _EncodedAnswers:
+    """A server to which handlers are added whose answers may be bytes that are a message already."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """What the generated code does first; it is said again, and then holds, by the method below."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Add the handlers of a service."""
+        encoded = {
+            name: handler._replace(response_serializer=_serialized) if name in _ENCODED else handler
+            for name, handler in handlers.items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, encoded),))
+
+
+def _serialized(answer: Any) -> bytes:
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
+
+def add_to_server(servicer: Any, server: grpc.aio.Server) -> None:
+    """Add the servicer as the generated code does, except that `Subscribe` and `ReadAll` answer encoded messages."""
+    add: Any = event_store_pb2_grpc.add_EventStoreServiceServicer_to_server
+    add(servicer, _EncodedAnswers(server))

@@ -11,7 +11,7 @@ from chassis.buckets import BUCKETS, BucketMap, bucket_of
 from chassis.errors import InvalidRequest
 from chassis.tokens import Claims
 
-from event_store.application.reads import Filter
+from event_store.application.pages import Filter
 from event_store.domain.append import (
     ANY,
     MAXIMUM_REVISION,

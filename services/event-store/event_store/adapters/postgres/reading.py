@@ -2,20 +2,32 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from sys import intern
 from typing import Any, Final
 
 from almagest.eventstore.v1.event_pb2 import RecordedEvent
+from almagest.eventstore.v1.event_store_pb2 import SubscribeResponse
 from chassis.database.pool import Database
 
 from event_store.adapters.postgres.connection import ShardDatabase
-from event_store.application.reads import Filter, Page, PageBounds, StreamContent, StreamPage, StreamRange
+from event_store.application.pages import (
+    Filter,
+    Newest,
+    Original,
+    Page,
+    PageBounds,
+    Stored,
+    StreamContent,
+    StreamPage,
+    StreamRange,
+)
 
 _HEAD: Final = "SELECT position FROM public.head"
 _STREAM: Final = "SELECT revision FROM public.streams WHERE stream = $1"
 _SIZE: Final = "octet_length(payload) + octet_length(metadata) + 250"
 _COLUMNS: Final = (
-    "position, stream, revision, bucket, event_id::text AS event_id, type, payload, metadata, recorded_at,"
-    f" {_SIZE} AS size"
+    "position, stream, revision, bucket, category, event_id::text AS event_id, type, payload, metadata, recorded_at,"
+    f" hash, original_shard, original_position, {_SIZE} AS size"
 )
 _STREAMS: Final = f"""
     WITH wanted AS (
@@ -54,6 +66,16 @@ def _bounded(where: str, order: str) -> str:
 _STREAM_WHERE: Final = "origin = (SELECT origin FROM public.streams WHERE stream = $5) AND revision BETWEEN $1 AND $2"
 _FORWARDS: Final = _bounded(_STREAM_WHERE, "revision")
 _BACKWARDS: Final = _bounded(_STREAM_WHERE, "revision DESC")
+_AFTER: Final = _bounded("position > $1", "position").replace("$3", "$2").replace("$4", "$3")
+_NEWEST: Final = (
+    f"SELECT h.position AS head, e.* FROM public.head AS h LEFT JOIN LATERAL ({_AFTER}) AS e ON true"  # noqa: S608
+    " ORDER BY e.position"
+)
+# The tags of `ReadAllResponse.events` and `SubscribeResponse.events`, and of `RecordedEvent.metadata`.
+_ENTRY: Final = bytes((SubscribeResponse.EVENTS_FIELD_NUMBER << 3 | 2,))
+_METADATA: Final = bytes((RecordedEvent.METADATA_FIELD_NUMBER << 3 | 2,))
+_SEVEN_BITS: Final = 0x7F
+_MORE: Final = 0x80
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -69,6 +91,12 @@ class ReadingLog(ShardDatabase):
         async with self._asking() as connection:
             return await connection.fetchval(_HEAD)
 
+    async def newest(self, *, after: int, bounds: PageBounds) -> Newest:
+        """The events after a position, whatever they are, and the head; see `pages.ReadableLog`."""
+        async with self._asking() as connection:
+            rows = await connection.fetch(_NEWEST, after, bounds.events, bounds.bytes)
+        return Newest(rows[0]["head"], [self._stored(row) for row in rows if row["position"] is not None])
+
     async def page(self, *, after: int, until: int, kept: Filter, bounds: PageBounds, limit: int) -> Page:
         """The events after a position that the filter keeps; see `reads.ReadableLog`."""
         end = min(until, after + bounds.window)
@@ -83,7 +111,7 @@ class ReadingLog(ShardDatabase):
         async with self._asking() as connection:
             rows = await connection.fetch(query, after, end, rows_limit, bounds.bytes, *filters)
         cut = len(rows) == rows_limit or (bool(rows) and rows[-1]["total"] >= bounds.bytes)
-        return Page([self._recorded_event(row) for row in rows], rows[-1]["position"] if cut else end)
+        return Page([self._stored(row) for row in rows], rows[-1]["position"] if cut else end)
 
     async def last_revision(self, stream: str) -> int | None:
         """The last revision of a stream; None when it does not exist."""
@@ -127,7 +155,27 @@ class ReadingLog(ShardDatabase):
             events[slot].append(self._recorded_event(row))
         return [StreamContent(found, end) for found, end in zip(events, ends, strict=True)]
 
+    def _stored(self, row: Any) -> Stored:
+        """The event with its form on the wire, to which the metadata are added as the bytes that they are stored as."""
+        metadata: bytes = row["metadata"]
+        event = self._without_metadata(row).SerializeToString()
+        entry = b"".join((event, _METADATA, _varint(len(metadata)), metadata))
+        shard = row["original_shard"]
+        return Stored(
+            row["position"],
+            intern(row["category"]),
+            intern(row["type"]),
+            row["bucket"],
+            None if shard is None else Original(shard, row["original_position"]),
+            b"".join((_ENTRY, _varint(len(entry)), entry)),
+        )
+
     def _recorded_event(self, row: Any) -> RecordedEvent:
+        event = self._without_metadata(row)
+        event.metadata.ParseFromString(row["metadata"])
+        return event
+
+    def _without_metadata(self, row: Any) -> RecordedEvent:
         event = RecordedEvent(
             shard=self._shard,
             position=row["position"],
@@ -137,8 +185,10 @@ class ReadingLog(ShardDatabase):
             event_id=row["event_id"],
             type=row["type"],
             payload=row["payload"],
+            hash=row["hash"],
         )
-        event.metadata.ParseFromString(row["metadata"])
+        if row["original_shard"] is not None:
+            event.original.shard, event.original.position = row["original_shard"], row["original_position"]
         recorded_at: datetime = row["recorded_at"]
         known, parts = self._recorded
         if recorded_at != known:
@@ -148,3 +198,13 @@ class ReadingLog(ShardDatabase):
             self._recorded = (recorded_at, parts)
         event.recorded_at.seconds, event.recorded_at.nanos = parts
         return event
+
+
+def _varint(number: int) -> bytes:
+    """A number as protobuf writes it."""
+    digits = bytearray()
+    while number > _SEVEN_BITS:
+        digits.append(number & _SEVEN_BITS | _MORE)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
