@@ -1,0 +1,136 @@
+"""What is read of a log: events in pages that are bounded in number and in bytes, and the port that gives them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from almagest.eventstore.v1.event_pb2 import RecordedEvent
+
+from event_store.domain.append import Committed
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Keeps the events for which every set condition holds; an empty one holds for all."""
+
+    categories: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    buckets: tuple[int, ...] = ()
+
+    def sieve(self) -> "Callable[[Stored], bool] | None":
+        """The filter as a function; None when it keeps everything."""
+        if not (self.categories or self.types or self.buckets):
+            return None
+        categories, types, buckets = frozenset(self.categories), frozenset(self.types), frozenset(self.buckets)
+
+        def keeps(event: Stored) -> bool:
+            return (
+                (not categories or event.category in categories)
+                and (not types or event.type in types)
+                and (not buckets or event.bucket in buckets)
+            )
+
+        return keeps
+
+
+class Original(NamedTuple):
+    """Where an event was first written, when it is a copy."""
+
+    shard: int
+    position: int
+
+
+class Stored(NamedTuple):
+    """An event on its way from the log to its readers: what they choose by, and its form on the wire, which is made
+    once for all of them.
+    """
+
+    position: int
+    category: str
+    type: str
+    bucket: int
+    original: Original | None
+    encoded: bytes
+    """A `RecordedEvent` as an entry of the first field of the answer: such entries, one after the other, are an answer.
+    """
+
+
+class Page(NamedTuple):
+    """Events in order, and how far the shard has been read by it: events that the filter left out are read as well."""
+
+    events: Sequence[Stored]
+    checkpoint: int
+
+
+class Newest(NamedTuple):
+    """The events after a position, and the head, at one moment."""
+
+    head: int
+    events: Sequence[Stored]
+
+
+class StreamPage(NamedTuple):
+    """Events of a stream in the order asked for, and whether there may be more."""
+
+    events: Sequence[RecordedEvent]
+    more: bool
+
+
+class StreamRange(NamedTuple):
+    """A stream from a revision on."""
+
+    stream: str
+    from_revision: int
+
+
+class StreamContent(NamedTuple):
+    """A stream as it was read: its last revision is None when it does not exist."""
+
+    events: Sequence[RecordedEvent]
+    last_revision: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PageBounds:
+    """The most that one page holds: it goes out as one message."""
+
+    events: int = 500
+    bytes: int = 256 * 1024
+    window: int = 20_000
+    """How many positions one query looks through at most, however few of them the filter keeps."""
+
+
+class ReadableLog(Protocol):
+    """The log of one shard, as reading needs it. Every method raises `NotWritten` when the shard cannot be asked."""
+
+    async def head(self) -> int:
+        """The last committed position."""
+        ...
+
+    async def newest(self, *, after: int, bounds: PageBounds) -> Newest:
+        """The events after a position, whatever they are, and the head."""
+        ...
+
+    async def page(self, *, after: int, until: int, kept: Filter, bounds: PageBounds, limit: int) -> Page:
+        """The events after a position, up to and with another."""
+        ...
+
+    async def last_revision(self, stream: str) -> int | None:
+        """The last revision of a stream; None when it does not exist."""
+        ...
+
+    async def stream_page(
+        self, stream: str, *, first: int, last: int, backwards: bool, bounds: PageBounds
+    ) -> StreamPage:
+        """The events of a stream between two revisions, both included."""
+        ...
+
+    async def streams(
+        self, ranges: Sequence[StreamRange], *, max_events: int, max_bytes: int
+    ) -> Sequence[StreamContent] | None:
+        """Several streams at one moment; None when they hold more than that."""
+        ...
+
+    async def committed(self, append_id: str, stream: str) -> Committed | None:
+        """What was answered to an append."""
+        ...
