@@ -3,21 +3,18 @@
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from chassis.buckets import BucketMap
 from chassis.database.pool import Database
-from chassis.process import Assembly, CannotStart, Chassis, Task
+from chassis.process import Assembly, Chassis, Task
 from chassis.redis import connect
 
 from event_store.adapters.postgres import PostgresLog
-from event_store.adapters.postgres.moves import PostgresMoves
-from event_store.adapters.postgres.shards import PostgresShard
 from event_store.adapters.redis import Doorbell
 from event_store.adapters.telemetry import Telemetry
 from event_store.application.append_loop import AppendLoop, Bounds
 from event_store.application.heads import Heads
-from event_store.application.moves import Move, Mover
 from event_store.application.pages import PageBounds
 from event_store.application.reads import Reader
-from event_store.application.shard_map import Rerouting, Routing, ShardsUnusable, join
 from event_store.application.tails import Tail
 from event_store.entrypoints.errors import ERRORS
 from event_store.entrypoints.policy import POLICY, SERVICE
@@ -25,7 +22,6 @@ from event_store.entrypoints.reading import ReadLimits, add_to_server
 from event_store.entrypoints.servicer import EventStoreServicer
 from event_store.entrypoints.wire import Limits
 from event_store.settings import Settings
-
 
 @asynccontextmanager
 async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGenerator[Assembly, None]:
@@ -45,16 +41,6 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             PostgresLog(database, shard, append_seconds=settings.append_seconds)
             for shard, database in enumerate(databases)
         ]
-        places = [
-            PostgresShard(database, shard, log)
-            for shard, (database, log) in enumerate(zip(databases, logs, strict=True))
-        ]
-        routing = Routing(places)
-        try:
-            await join(places)
-            await routing.open()
-        except ShardsUnusable as error:
-            raise CannotStart(str(error)) from error
         tails = [
             Tail(
                 shard,
@@ -68,7 +54,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             )
             for shard, log in enumerate(logs)
         ]
-        tasks: list[Task] = [*(tail.run for tail in tails), partial(routing.watch, settings.map_seconds)]
+        tasks: list[Task] = [tail.run for tail in tails]
         doorbell: Doorbell | None = None
         if settings.redis_url is not None:
             clients = [
@@ -77,8 +63,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             ]
             for client in clients:
                 stack.push_async_callback(client.aclose)
-            doorbell = Doorbell(clients[0], clients[1], heads, mapped=routing.rumoured)
-            routing.tell(doorbell.remapped)
+            doorbell = Doorbell(clients[0], clients[1], heads)
             tasks += [doorbell.ring, doorbell.hear]
         loops = [
             AppendLoop(
@@ -92,19 +77,10 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             for shard, log in enumerate(logs)
         ]
         tasks += [loop.run for loop in loops]
-
-        def copied(shard: int, head: int) -> None:
-            heads.reached(shard, head)
-            if doorbell is not None:
-                doorbell.committed(shard, head)
-
-        mover = Mover(places, PostgresMoves(databases[0], 0), routing, reached=_moved, committed=copied)
-        tasks.append(mover.run)
         servicer = EventStoreServicer(
-            buckets=routing,
+            buckets=BucketMap(shards),
             loops=loops,
             metadata=logs,
-            rerouted=Rerouting(routing, loops, patience=settings.move_wait_seconds),
             reader=Reader(logs, heads, tails),
             verifier=chassis.verifier,
             errors=ERRORS,
@@ -141,14 +117,3 @@ def _bounds(settings: Settings) -> Bounds:
         settle_seconds=settings.resolve_seconds,
     )
 
-
-def _moved(move: Move, step: str) -> None:
-    if step != "copied a piece":
-        _logger.info(
-            "a move of buckets goes on",
-            move_id=move.move_id,
-            step=step,
-            buckets=f"{move.first}-{move.last}",
-            from_shard=move.from_shard,
-            to_shard=move.to_shard,
-        )
