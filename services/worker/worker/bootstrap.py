@@ -2,9 +2,12 @@
 
 import os
 import socket
-from collections.abc import AsyncGenerator
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
+import structlog
 from almagest.jobs.v1 import jobs_pb2_grpc
 from chassis.database.pool import Database
 from chassis.ids import uuid7
@@ -20,20 +23,25 @@ from worker.adapters.heartbeat import Heartbeat
 from worker.adapters.ndjson import NdjsonReader
 from worker.adapters.postgres import PostgresJobs
 from worker.adapters.redis import Signals
+from worker.adapters.schedules import RETRYABLE as PLANS_RETRYABLE
+from worker.adapters.schedules import GrpcPlans
 from worker.application.attempts import Attempt
 from worker.application.batches import BatchLimits
 from worker.application.execution import Execution, Origin
 from worker.application.imports import ImportRun, Surroundings
+from worker.application.schedules import ActivateSchedules
 from worker.application.submit import Imports, UploadLimits
 from worker.domain.job import Format, Progress
 from worker.entrypoints import metrics
 from worker.entrypoints.errors import error_table
 from worker.entrypoints.policy import POLICY, SERVICE
 from worker.entrypoints.runner import Pace, Runner
+from worker.entrypoints.schedules import Clockwork
 from worker.entrypoints.servicer import JobsServicer
 from worker.settings import Settings
 
 _BLOCKING_SECONDS = 1.0
+_logger = structlog.stdlib.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -119,9 +127,26 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             servicers=[(SERVICE, jobs_pb2_grpc.add_JobsServiceServicer_to_server, servicer)],
             policy=POLICY,
             errors=error_table(),
-            tasks=[runner.run, signals.send, signals.receive],
+            tasks=[runner.run, signals.send, signals.receive, *_clockwork(settings, chassis, catalog, auth)],
             probes={"database": database.ping},
         )
+
+
+def _clockwork(
+    settings: Settings, chassis: Chassis[Settings], catalog: GrpcCatalog, auth: Auth
+) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
+    """What carries out schedules, where there is a list of them."""
+    if not settings.catalog_query_target:
+        _logger.warning("no schedules are carried out here: ALMAGEST_CATALOG_QUERY_TARGET is not set")
+        return ()
+    channel = chassis.channel("catalog-query", retryable=PLANS_RETRYABLE)
+    activate = ActivateSchedules(
+        plans=GrpcPlans(channel, call_seconds=settings.call_seconds),
+        catalog=catalog,
+        tokens_of=lambda user_id, schedule_id: auth.tokens(user_id=user_id, job_id=uuid.UUID(schedule_id)),
+        call_seconds=settings.call_seconds,
+    )
+    return (Clockwork(activate, poll=settings.schedule_poll_seconds).run,)
 
 
 def origin(reason: str) -> Origin:

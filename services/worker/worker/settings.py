@@ -45,3 +45,6 @@ class Settings(DatabaseSettings):
     """Changes of a job that are closer together come as one to those who watch it."""
     watch_poll_seconds: float = Field(default=1.0, gt=0)
     """How often a watched job is looked at when nobody says that it changed."""
+
+    schedule_poll_seconds: float = Field(default=1.0, gt=0)
+    """How often it is asked at least which schedules are due; what is planned less than this ahead may come so late."""

@@ -14,3 +14,8 @@ def product_id(sku: str) -> str:
 def row_command_id(job_id: uuid.UUID, line: int) -> str:
     """The command id of a row of an import: a batch that is sent twice, by whichever worker, takes effect once."""
     return str(uuid.uuid5(job_id, str(line)))
+
+
+def activation_command_id(schedule_id: str) -> str:
+    """The command id under which a schedule is carried out, by whichever worker."""
+    return str(uuid.uuid5(uuid.UUID(schedule_id), "activate"))
