@@ -144,3 +144,10 @@ class ReadTooLarge(LogError):
             f"These streams hold more than one answer may: {limit} is {maximum}."
             " Ask for fewer, or read them one by one."
         )
+
+
+class MoveUnderWay(LogError):
+    """Another move of buckets is not over, and one is made at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("Another move of buckets is under way, and one is made at a time. Nothing was begun.")

@@ -9,6 +9,7 @@ from event_store.domain.errors import (
     BucketMoved,
     CheckpointAhead,
     DifferentShards,
+    MoveUnderWay,
     OutcomeUnknown,
     QueueFull,
     ReadTooLarge,
@@ -82,6 +83,7 @@ ERRORS = ErrorTable(
         DifferentShards: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "DIFFERENT_SHARDS", metadata=_different),
         BucketMoved: ErrorRow(grpc.StatusCode.UNAVAILABLE, "BUCKET_MOVED", metadata=_moved),
         StaleShardMap: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "STALE_SHARD_MAP", metadata=_stale),
+        MoveUnderWay: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "MOVE_UNDER_WAY"),
         StreamTombstoned: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "STREAM_TOMBSTONED", metadata=_tombstoned),
         ShardUnavailable: ErrorRow(grpc.StatusCode.UNAVAILABLE, "SHARD_UNAVAILABLE", metadata=_shard),
         NotWritten: ErrorRow(
