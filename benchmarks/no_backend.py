@@ -20,6 +20,7 @@ from chassis.telemetry.tracing import configure_tracing, shutdown_tracing
 from gateway.adapters.redis import NoKeyMemory
 from gateway.app import create_app
 from gateway.application.ports import Ports
+from gateway.application.quotas import Quotas
 from gateway.server import serve
 from gateway.settings import Settings
 
@@ -58,7 +59,7 @@ async def run() -> None:
     ports = Ports(memory, memory, memory, memory, NoKeyMemory())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await serve(create_app(settings, ports, Readiness()), settings, stop)
+    await serve(create_app(settings, ports, Readiness(), Quotas()), settings, stop)
     shutdown_tracing()
 
 

@@ -39,6 +39,10 @@ def main() -> None:
     """Measure, in turns, and print the medians and their ratios."""
     with ExitStack() as stack:
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="almagest-read-")))
+        # The load comes from one person at one address; counting it stays on.
+        os.environ |= dict.fromkeys(
+            ("ALMAGEST_PERSON_REQUESTS_PER_MINUTE", "ALMAGEST_ADDRESS_REQUESTS_PER_MINUTE"), "1000000000"
+        )
         system = stack.enter_context(running_system(state / "system"))
         documents, authorization = _products(system)
         paths = [f"/v1/products/{document['product_id']}" for document in documents]

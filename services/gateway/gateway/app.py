@@ -15,9 +15,11 @@ from starlette.routing import Match
 
 from gateway.application.people import People
 from gateway.application.ports import Ports
+from gateway.application.quotas import Quota, Quotas
 from gateway.entrypoints import imports, jobs, openapi, operations, products, projections, sessions, users, vehicles
 from gateway.entrypoints.products import one
 from gateway.middleware.context import UNMATCHED, Application, Receive, RequestContext, Scope, Send
+from gateway.middleware.quotas import Limits
 from gateway.problems import Asked, Refused, answer_to
 from gateway.settings import Settings
 
@@ -38,7 +40,7 @@ _ROUTES = tuple(route for router in _ROUTERS for route in router.routes if isins
 _NAMES: Mapping[Any, str] = {route.endpoint: route.path for route in _ROUTES}
 
 
-def create_app(settings: Settings, ports: Ports, readiness: Readiness) -> Application:
+def create_app(settings: Settings, ports: Ports, readiness: Readiness, quotas: Quotas) -> Application:
     """The application, framed by what every request has: trace, deadline, limits, metrics."""
     application = FastAPI(
         title=openapi.TITLE,
@@ -67,8 +69,18 @@ def create_app(settings: Settings, ports: Ports, readiness: Readiness) -> Applic
         _HotPath(application),
         request_seconds=settings.request_seconds,
         maximum_header_bytes=settings.maximum_header_bytes,
+        quotas=quotas,
+        limits=Limits(
+            _quota("address", settings.address_requests_per_minute),
+            _quota("person", settings.person_requests_per_minute),
+            settings.trusted_proxies,
+        ),
         route_name=_route_name,
     )
+
+
+def _quota(name: str, requests_per_minute: int) -> Quota | None:
+    return Quota(name, requests_per_minute, 60.0) if requests_per_minute else None
 
 
 class _HotPath:

@@ -1,5 +1,6 @@
 """The composition root: who we are, the way to the services, and the application on top of them."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -7,11 +8,13 @@ from chassis.http import Readiness
 from chassis.process import Chassis
 from chassis.redis import connect
 from chassis.rpc.channel import Channel
+from redis.asyncio import Redis
 
 from gateway.adapters import auth, catalog_command, catalog_query, worker
-from gateway.adapters.redis import NoKeyMemory, RedisKeyMemory
+from gateway.adapters.redis import NoKeyMemory, RedisKeyMemory, RedisQuotas
 from gateway.app import create_app
-from gateway.application.ports import KeyMemory, Ports
+from gateway.application.ports import Ports
+from gateway.application.quotas import Quotas
 from gateway.middleware.context import Application
 from gateway.settings import Settings
 
@@ -34,23 +37,27 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
         stack.push_async_callback(commands.close)
         queries = catalog_query.GrpcCatalogQuery(channels["catalog-query"])
         stack.push_async_callback(queries.close)
+        redis = _redis(settings, stack)
         ports = Ports(
             auth=auth.GrpcAuth(channels["auth"]),
             catalog_command=commands,
             catalog_query=queries,
             worker=worker.GrpcWorker(channels["worker"], upload_seconds=settings.upload_seconds),
-            keys=_keys(settings, stack),
+            keys=NoKeyMemory() if redis is None else RedisKeyMemory(redis),
         )
+        quotas = Quotas(None if redis is None else RedisQuotas(redis))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        stack.callback(tasks.create_task(quotas.share()).cancel)
         readiness = Readiness({name: _reachable(channel) for name, channel in channels.items()}, once=True)
-        yield create_app(settings, ports, readiness), readiness
+        yield create_app(settings, ports, readiness, quotas), readiness
 
 
-def _keys(settings: Settings, stack: AsyncExitStack) -> KeyMemory:
+def _redis(settings: Settings, stack: AsyncExitStack) -> Redis | None:
     if settings.redis_url is None:
-        return NoKeyMemory()
+        return None
     redis = connect(settings.redis_url, identity_directory=settings.identity_directory, timeout=_REDIS_SECONDS)
     stack.push_async_callback(redis.aclose)
-    return RedisKeyMemory(redis)
+    return redis
 
 
 def _reachable(channel: Channel) -> Callable[[], Awaitable[None]]:

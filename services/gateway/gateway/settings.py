@@ -1,3 +1,4 @@
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
@@ -30,3 +31,9 @@ class Settings(ServiceSettings):
     """The largest JSON body. Uploads have the worker's limit."""
     maximum_header_bytes: int = Field(default=16 * 1024, ge=1024)
     """The names and values of all headers of a request, and its target."""
+    person_requests_per_minute: int = Field(default=60_000, ge=0)
+    """Requests that one person may make a minute, all at once if need be; 0: as many as they like."""
+    address_requests_per_minute: int = Field(default=120_000, ge=0)
+    """The same for one address (of IPv6, one /64), whoever asks from there."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks, as a JSON list, of proxies whose `X-Forwarded-For` is believed."""

@@ -22,6 +22,7 @@ from chassis.telemetry.logging import configure_logging
 from chassis.telemetry.tracing import configure_tracing, shutdown_tracing
 from gateway.app import create_app
 from gateway.application.ports import Auth, CatalogCommand, CatalogQuery, Claim, KeyMemory, Person, Ports, Worker
+from gateway.application.quotas import Quotas
 from gateway.settings import Settings
 from google.protobuf.json_format import MessageToDict
 
@@ -434,7 +435,8 @@ class Fakes:
         self.readiness = Readiness()
         self.readiness.serving = True
         self.ports = Ports(self.auth, self.catalog, self.catalog, self.worker, self.keys)
-        self.app = create_app(settings, self.ports, self.readiness)
+        self.quotas = Quotas()
+        self.app = create_app(settings, self.ports, self.readiness, self.quotas)
 
     def access_token(self) -> str:
         user = next(iter(self.auth.users.values()))

@@ -18,6 +18,7 @@ from gateway import types
 from gateway.application.people import InvalidAccessToken, People
 from gateway.application.ports import Person, Ports
 from gateway.encoding import encode
+from gateway.middleware.quotas import charge_person
 from gateway.problems import Refused, bad_request, unauthenticated
 
 PRODUCT_NAMESPACE: Final = uuid.UUID("6f0f5f3e-6c1b-5d53-9a0b-0a2f6f6c9d11")
@@ -47,7 +48,7 @@ async def person_of(people: People, authorization: str | None) -> Person:
     """The person whose access token an Authorization header carries.
 
     Raises:
-        Refused: It carries none that could be one.
+        Refused: It carries none that could be one, or the person has asked too often.
         RemoteProblem: Auth does not vouch for it.
     """
     if not authorization:
@@ -56,9 +57,11 @@ async def person_of(people: People, authorization: str | None) -> Person:
     if scheme.lower() != "bearer":
         raise unauthenticated("The Authorization header is not of the scheme Bearer.")
     try:
-        return await people.person(token.strip())
+        person = await people.person(token.strip())
     except InvalidAccessToken:
         raise unauthenticated("This is no access token.", reason="INVALID_TOKEN", invalid_token=True) from None
+    charge_person(person.subject)
+    return person
 
 
 def ports_of(request: Request) -> Ports:

@@ -37,8 +37,20 @@ _TRACE: Mapping[str, Any] = {
     "Trace-Id": {"description": "The trace of the request.", "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
 }
 _RETRY: Mapping[str, Any] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+_QUOTAS: Mapping[str, Any] = {
+    "RateLimit": {
+        "description": "What is left of each quota (`r` requests), and when all of it is back (`t` seconds).",
+        "schema": {"type": "string"},
+        "example": '"person";r=59999;t=1',
+    },
+    "RateLimit-Policy": {
+        "description": "The quotas: `q` requests in `w` seconds.",
+        "schema": {"type": "string"},
+        "example": '"person";q=60000;w=60',
+    },
+}
 _CHALLENGE: Mapping[str, Any] = {"WWW-Authenticate": {"description": "RFC 6750.", "schema": {"type": "string"}}}
-_EXTRA: Mapping[int, Mapping[str, Any]] = {401: _CHALLENGE, 429: _RETRY, 503: _RETRY}
+_EXTRA: Mapping[int, Mapping[str, Any]] = {401: _CHALLENGE, 429: {**_RETRY, **_QUOTAS}, 503: _RETRY}
 _MEANING: Mapping[int, str] = {
     400: "Path, query, headers or JSON are not as they must be",
     401: "No valid access token",
@@ -76,7 +88,7 @@ def success(
     """An answer that is no problem."""
     documented: dict[str, Any] = {
         "description": description,
-        "headers": {name: value for group in (_TRACE, *headers) for name, value in group.items()},
+        "headers": {name: value for group in (_TRACE, _QUOTAS, *headers) for name, value in group.items()},
     }
     if model is not None and media_type == "application/json":
         documented["model"] = model

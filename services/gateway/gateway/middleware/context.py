@@ -15,6 +15,8 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from prometheus_client import Counter, Gauge, Histogram
 
+from gateway.application.quotas import Quotas
+from gateway.middleware.quotas import Limits, Meter, address_of
 from gateway.problems import Answer, Asked, Refused, answer_to
 
 Scope = MutableMapping[str, Any]
@@ -31,6 +33,8 @@ _REFUSED = 400
 _DRAIN_BYTES = 4 * 1024 * 1024
 _DRAIN_SECONDS = 1.0
 _SAFE = frozenset({"GET", "HEAD"})
+# What watches over the door must not be turned away by it.
+_UNMETERED = frozenset({"/healthz", "/readyz", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -74,9 +78,13 @@ class RequestContext:
         *,
         request_seconds: float,
         maximum_header_bytes: int,
+        quotas: Quotas,
+        limits: Limits,
         route_name: Callable[[Scope], str],
     ) -> None:
         self._application = application
+        self._quotas = quotas
+        self._limits = limits
         self._request_seconds = request_seconds
         self._maximum_header_bytes = maximum_header_bytes
         self._route_name = route_name
@@ -105,12 +113,15 @@ class RequestContext:
         outcome = _Outcome()
         if method not in _SAFE:
             receive = _Receiver(receive)
-        send = _Sender(send, outcome, trace_id.encode(), receive, with_body=method != "HEAD")
+        meter = Meter(self._quotas, self._limits)
+        send = _Sender(send, outcome, trace_id.encode(), receive, meter, with_body=method != "HEAD")
         _running.inc()
         try:
             size += len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
             self._check_size(size)
             _check_target(scope, hosts)
+            if scope["path"] not in _UNMETERED:
+                meter.charge_address(self._address(scope))
             await self._run(scope, receive, send, outcome)
         except Exception as error:
             if outcome.status == 0:
@@ -146,6 +157,14 @@ class RequestContext:
             elif name == b"host" and value:
                 hosts += 1
         return size, traceparent, prefer, if_match, hosts
+
+    def _address(self, scope: Scope) -> str:
+        client = scope.get("client")
+        peer: str = client[0] if client else ""
+        if not self._limits.trusted_proxies:
+            return address_of(peer, (), self._limits)
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        return address_of(peer, ",".join(forwarded).split(",") if forwarded else (), self._limits)
 
     def _deadline(self, prefer: str) -> float:
         if prefer:
@@ -244,10 +263,13 @@ class _Receiver:
 class _Sender:
     """Adds to each answer what all of them have."""
 
-    __slots__ = ("_outcome", "_receive", "_send", "_trace_id", "_with_body")
+    __slots__ = ("_meter", "_outcome", "_receive", "_send", "_trace_id", "_with_body")
 
-    def __init__(self, send: Send, outcome: _Outcome, trace_id: bytes, receive: Receive, *, with_body: bool) -> None:
+    def __init__(
+        self, send: Send, outcome: _Outcome, trace_id: bytes, receive: Receive, meter: Meter, *, with_body: bool
+    ) -> None:
         self._send = send
+        self._meter = meter
         self._receive = receive
         self._outcome = outcome
         self._trace_id = trace_id
@@ -256,7 +278,7 @@ class _Sender:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._outcome.status = message["status"]
-            headers = [*message.get("headers", ()), (b"trace-id", self._trace_id), *_STANDING]
+            headers = [*message.get("headers", ()), (b"trace-id", self._trace_id), *_STANDING, *self._meter.headers()]
             names = {name for name, _ in headers}
             if _CSP[0] not in names:
                 headers.append(_CSP)
