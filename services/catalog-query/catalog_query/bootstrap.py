@@ -4,6 +4,8 @@ import os
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from almagest.catalog.v1 import changes_pb2_grpc, query_pb2_grpc
@@ -15,19 +17,22 @@ from chassis.process import Assembly, Chassis
 from catalog_query.adapters.change_log import GrpcChangeLog
 from catalog_query.adapters.event_store import RETRYABLE, EventStore
 from catalog_query.adapters.postgres import ReadModelShard
+from catalog_query.adapters.products import ServedProducts
 from catalog_query.adapters.queries import ProductPages
 from catalog_query.application.changes.feed import ChangeFeeds, FeedLimits
 from catalog_query.application.changes.tail import Retention
 from catalog_query.application.freshness import Freshness
 from catalog_query.application.history import HistoryReader
+from catalog_query.application.holds import Holds
 from catalog_query.application.reads import ProductReader
 from catalog_query.application.shards import Shards
 from catalog_query.entrypoints.catalog_query import CatalogQueryServicer
 from catalog_query.entrypoints.changes import CatalogChangesServicer
 from catalog_query.entrypoints.errors import ERRORS
 from catalog_query.entrypoints.policy import CHANGES_NAME, POLICY, SERVICE_NAME
+from catalog_query.projections.product import Products
 from catalog_query.projections.projector import Pace
-from catalog_query.projections.supervisor import Projections
+from catalog_query.projections.supervisor import Followed, Projections
 from catalog_query.settings import Settings
 
 SERVICE: Final = "catalog-query"
@@ -38,43 +43,53 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
     """Put the service together."""
     async with AsyncExitStack() as stack:
         databases: list[Database] = []
-        pages: list[ProductPages] = []
         for shard, dsn in enumerate(settings.database_urls):
             name = f"catalog_{shard}"
             database = await Database.open(dsn, name=name, size=settings.pool_size, application_name=SERVICE)
             stack.push_async_callback(database.close)
             databases.append(database)
-            engine = create_engine(
-                dsn,
-                name=f"{name}_search",
-                size=settings.search_connections,
-                application_name=f"{SERVICE} search",
-                isolation_level="AUTOCOMMIT",
-            )
-            stack.push_async_callback(engine.dispose)
-            pages.append(ProductPages(engine))
         shards = Shards(len(databases))
         freshness = Freshness()
+        holds = Holds(shards, freshness)
         read_models = [ReadModelShard(database) for database in databases]
         channel = chassis.channel("event-store", retryable=RETRYABLE)
         event_store = EventStore(channel)
+        products = Products(
+            cached_documents=settings.projection_cached_documents,
+            cached_while_filling=settings.rebuild_cached_documents,
+        )
+        pace = Pace(batch_events=settings.projection_batch_events, lease=settings.projection_lease_seconds)
         projections = Projections(
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid7()}",
             log=event_store,
             read_models=read_models,
             shards=shards,
-            freshness=freshness,
-            pace=Pace(
-                batch_events=settings.projection_batch_events,
-                cached_documents=settings.projection_cached_documents,
-                lease=settings.projection_lease_seconds,
-            ),
+            followed=[Followed(products, freshness, holds)],
+            pace=pace,
+            filling=replace(pace, batch_events=settings.rebuild_batch_events),
+            look_every=settings.projection_look_seconds,
         )
         await projections.recall()
+        documents: list[ServedProducts] = []
+        pages: list[ProductPages] = []
+        for shard, dsn in enumerate(settings.database_urls):
+            engine = create_engine(
+                dsn,
+                name=f"catalog_{shard}_search",
+                size=settings.search_connections,
+                application_name=f"{SERVICE} search",
+                isolation_level="AUTOCOMMIT",
+            )
+            stack.push_async_callback(engine.dispose)
+            generation = partial(freshness.generation, shard)
+            adopted = partial(projections.adopted, shard)
+            documents.append(ServedProducts(read_models[shard], generation, adopted))
+            pages.append(ProductPages(engine, generation, adopted))
         servicer = CatalogQueryServicer(
             shards=shards,
             freshness=freshness,
-            reader=ProductReader(shards=shards, documents=read_models, pages=pages, page_bytes=settings.page_bytes),
+            holds=holds,
+            reader=ProductReader(shards=shards, documents=documents, pages=pages, page_bytes=settings.page_bytes),
             history=HistoryReader(event_store, page_bytes=settings.page_bytes),
             projections=projections,
             verifier=chassis.verifier,

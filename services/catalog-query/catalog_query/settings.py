@@ -13,6 +13,12 @@ class Settings(DatabaseSettings):
     """Folded documents that each projector remembers."""
     projection_lease_seconds: float = Field(default=6.0, gt=0)
     """For how long a silent replica is taken to be alive by those that wait to take over."""
+    projection_look_seconds: float = Field(default=1.0, gt=0)
+    """How often to look which generations there are, which of them is read, and how the log is cut."""
+    rebuild_batch_events: int = Field(default=20_000, ge=1)
+    """The same as `projection_batch_events`, while a generation is filled that nobody reads yet."""
+    rebuild_cached_documents: int = Field(default=50_000, ge=0)
+    """The same as `projection_cached_documents`, while a generation is filled."""
     maximum_wait_seconds: float = Field(default=10.0, gt=0)
     """The longest that a read waits for a consistency token, however much time it has."""
     page_bytes: int = Field(default=2 * 1024 * 1024, ge=64 * 1024)

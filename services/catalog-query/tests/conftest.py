@@ -16,6 +16,7 @@ from almagest.catalog.events.v1 import product_events_pb2 as events
 from almagest.catalog.v1 import query_pb2, query_pb2_grpc
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
 from catalog_query.adapters.postgres import ReadModelShard
+from catalog_query.application.shards import LogMap
 from catalog_query.bootstrap import bootstrap
 from catalog_query.settings import Settings
 from chassis.buckets import BucketMap, bucket_of
@@ -162,11 +163,8 @@ class LogFake:
     def history(self, product_id: str) -> list[event_pb2.RecordedEvent]:
         return [event for shard in self.shards for event in shard if event.stream == f"product-{product_id}"]
 
-    async def shard_ranges(self) -> Mapping[int, Sequence[tuple[int, int]]]:
-        return {shard: self.map.ranges(shard) for shard in range(self.map.shards)}
-
-    async def heads(self) -> Mapping[int, int]:
-        return {shard: len(events) for shard, events in enumerate(self.shards)}
+    async def shard_map(self) -> LogMap:
+        return LogMap(self.map, {shard: len(events) for shard, events in enumerate(self.shards)})
 
     async def subscribe(
         self, *, event_shard: int, after: int, buckets: Sequence[tuple[int, int]], heartbeat: float

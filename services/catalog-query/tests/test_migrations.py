@@ -44,7 +44,7 @@ async def test_down_and_up_again_with_products_in_it(database):
     connection = await asyncpg.connect(database)
     try:
         await connection.execute(
-            "INSERT INTO products (product_id, kind, revision, sku, name_key, category, status, updated_at, document, search)"
+            "INSERT INTO products_1.products (product_id, kind, revision, sku, name_key, category, status, updated_at, document, search)"
             " VALUES ($1, 'general', 0, 's', 'n', 'c', 'draft', now(), '{}', '')",
             uuid.uuid4(),
         )
@@ -59,8 +59,12 @@ async def test_down_and_up_again_with_products_in_it(database):
 @pytest.mark.parametrize(
     "statement",
     [
-        "DELETE FROM products",
-        "TRUNCATE products",
+        "DELETE FROM products_1.products",
+        "TRUNCATE products_1.products",
+        "DROP SCHEMA products_1 CASCADE",
+        "SELECT * FROM products",
+        "INSERT INTO projections (name, template, serving) VALUES ('users', 'users', 1)",
+        "INSERT INTO generations (projection, generation, state) VALUES ('products', 2, 'ready')",
         "DROP TABLE checkpoints",
         "CREATE TABLE mine ()",
         "DELETE FROM checkpoints",
@@ -79,4 +83,43 @@ async def test_the_service_may_not_do_what_it_never_does(postgres, database, sta
 
 def test_the_models_know_every_table():
     """What a migration makes by hand would not be compared."""
-    assert set(Base.metadata.tables) == {"products", "checkpoints"}
+    assert set(Base.metadata.tables) == {
+        "products",
+        "projections",
+        "generations",
+        "checkpoints",
+        "parked_events",
+        "skipped_events",
+        "drift",
+        "comparisons",
+        "differences",
+    }
+
+
+async def test_what_the_first_generation_held_is_kept_both_ways(database):
+    """The rows and indexes of the one table become the first generation's, and go back."""
+    await upgrade("catalog_query.migrations", [database], "catalog_query", "0001")
+    connection = await asyncpg.connect(database)
+    wanted = uuid.uuid4()
+    indexes = "SELECT array_agg(indexname ORDER BY indexname) FROM pg_indexes WHERE schemaname = $1 AND tablename = 'products'"
+    try:
+        await connection.execute(
+            "INSERT INTO products (product_id, kind, revision, sku, name_key, category, status, updated_at, document, search)"
+            " VALUES ($1, 'general', 0, 's', 'n', 'c', 'draft', now(), '{}', '')",
+            wanted,
+        )
+        await connection.execute("INSERT INTO checkpoints (event_shard, position) VALUES (0, 7)")
+        before = await connection.fetchval(indexes, "public")
+        await upgrade("catalog_query.migrations", [database], "catalog_query")
+        assert await connection.fetchval("SELECT product_id FROM products_1.products") == wanted
+        assert await connection.fetchval("SELECT count(*) FROM products") == 0
+        assert await connection.fetchval(indexes, "public") == before
+        assert await connection.fetchval(indexes, "products_1") == before
+        row = await connection.fetchrow("SELECT projection, generation, event_shard, position FROM checkpoints")
+        assert tuple(row) == ("products", 1, 0, 7)
+        await downgrade("catalog_query.migrations", [database], "catalog_query", "0001")
+        assert await connection.fetchval("SELECT product_id FROM products") == wanted
+        assert await connection.fetchval(indexes, "public") == before
+        assert await connection.fetchval("SELECT position FROM checkpoints") == 7
+    finally:
+        await connection.close()

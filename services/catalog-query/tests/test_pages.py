@@ -15,13 +15,15 @@ import asyncpg
 import orjson
 import pytest
 from catalog_query.adapters.models import Car, Product, Truck, Vehicle
-from catalog_query.adapters.postgres import _MERGE, ReadModelShard
+from catalog_query.adapters.postgres import ReadModelShard
+from catalog_query.adapters.products import ProductTable
 from catalog_query.adapters.queries import ProductPages, compose
 from catalog_query.application import cursors
 from catalog_query.application.reads import ProductReader
 from catalog_query.application.shards import Shards
 from catalog_query.domain import words
 from catalog_query.domain.product import evolve
+from catalog_query.domain.projection import Target
 from catalog_query.domain.query import VEHICLES, Filter, Query, Sort
 from catalog_query.projections.product import row
 from chassis.database.engine import create_engine
@@ -32,8 +34,18 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 Document = Mapping[str, Any]
+TARGET = Target("products")
 MAKES = ("Volvo", "Ford", "BMW", "Škoda", "kia")
 CATEGORIES = ("vehicles", "vehicles/suv", "vehicles/suv/electric", "vehicles0", "parts/wipers")
+
+
+def pages_of(engine: AsyncEngine) -> ProductPages:
+    """The pages of the first generation."""
+
+    async def adopted() -> None:
+        pass
+
+    return ProductPages(engine, lambda: 1, adopted)
 
 
 @dataclass
@@ -51,9 +63,16 @@ class Catalog:
     async def add(self, documents: Sequence[Document]) -> None:
         for number, shard in enumerate(self.shards):
             rows = [row(one, before=None) for one in documents if Shards(2).read_shard_of(one["product_id"]) == number]
-            before = await shard.claim(event_shard=0, owner="test", lease=60)
-            assert before is not None
-            await shard.write(event_shard=0, owner="test", before=before, after=before + 1, rows=rows)
+            lease = await shard.claim(TARGET, event_shard=0, owner="test", lease=60)
+            assert lease is not None
+            table = ProductTable(shard, TARGET)
+
+            async def write(connection: Any, table: ProductTable = table, rows: Any = rows) -> None:
+                if rows:
+                    await table.merge(connection, rows)
+
+            before = lease.position
+            await shard.write(TARGET, event_shard=0, token=lease.token, before=before, after=before + 1, rows=write)
         self.documents.update({one["product_id"]: one for one in documents})
 
     async def all_pages(self, query: Query) -> list[Document]:
@@ -138,9 +157,12 @@ async def _catalog(databases: Any, log_fake: Any, build: Any) -> AsyncIterator[C
             shards.append(ReadModelShard(database))
             engine = create_engine(dsn, name=f"test_{number}_search", size=2, isolation_level="AUTOCOMMIT")
             stack.push_async_callback(engine.dispose)
-            engines.append(engine)
+            engines.append(engine.execution_options(schema_translate_map={None: TARGET.schema}))
         reader = ProductReader(
-            shards=Shards(2), documents=shards, pages=[ProductPages(one) for one in engines], page_bytes=2**21
+            shards=Shards(2),
+            documents=[ProductTable(one, TARGET) for one in shards],
+            pages=[pages_of(one) for one in engines],
+            page_bytes=2**21,
         )
         made = Catalog(shards, engines, read.owner, reader, {}, new, None)
         await made.add(new(180))
@@ -269,8 +291,8 @@ async def test_a_page_ends_early_when_it_would_be_too_large_for_a_message(catalo
     """And goes on where it ended, so that nothing is lost."""
     small = ProductReader(
         shards=Shards(2),
-        documents=catalog.shards,
-        pages=[ProductPages(one) for one in catalog.engines],
+        documents=[ProductTable(one, TARGET) for one in catalog.shards],
+        pages=[pages_of(one) for one in catalog.engines],
         page_bytes=2_000,
     )
     query = Query(Filter(), Sort.NAME, descending=False, size=50)
@@ -354,7 +376,7 @@ async def test_each_order_and_filter_has_its_index(grown, query, index):
     first = await _plan(grown.engines[0], query)
     assert index in first
     assert "Seq Scan" not in first
-    page = await ProductPages(grown.engines[0]).page(query)
+    page = await pages_of(grown.engines[0]).page(query)
     if index in {"products_by_name", "products_by_price", "products_by_model_year", "products_by_updated"}:
         assert "Sort" not in first
         later = await _plan(grown.engines[0], replace(query, after=page[-1].key))
@@ -368,12 +390,14 @@ async def test_a_read_by_id_and_a_write_go_by_the_primary_key(grown):
     connection = await asyncpg.connect(grown.owner[0])
     try:
         read = await connection.fetch(
-            "EXPLAIN SELECT product_id, document, revision FROM products WHERE product_id = ANY($1::uuid[])",
+            f"EXPLAIN {ProductTable(grown.shards[0], TARGET).read_statement}",
             [uuid.uuid4() for _ in range(64)],
         )
         assert "products_pkey" in str(read)
         rows = [row(one, before=None) for one in grown.new(40)]
-        write = await connection.fetch(f"EXPLAIN {_MERGE}", *zip(*rows, strict=True))
+        write = await connection.fetch(
+            f"EXPLAIN {ProductTable(grown.shards[0], TARGET).merge_statement}", *zip(*rows, strict=True)
+        )
         assert "products_pkey" in str(write)
         assert "Seq Scan" not in str(write)
     finally:
@@ -386,7 +410,7 @@ async def _grow(owner: str) -> None:
     try:
         await connection.execute(
             """
-            INSERT INTO products (product_id, kind, revision, sku, name_key, category, status, price_amount, price_currency,
+            INSERT INTO products_1.products (product_id, kind, revision, sku, name_key, category, status, price_amount, price_currency,
                 updated_at, document, search, make_key, model_key, model_year)
             SELECT gen_random_uuid(), 'car', 0, 'grown-' || n, md5(n::text), 'grown/' || n % 50, 'published', n, 'EUR',
                 now() - make_interval(secs => n), convert_to(repeat('x', 600), 'UTF8'), ('''w' || n % 500 || ''':1')::tsvector,
@@ -394,7 +418,7 @@ async def _grow(owner: str) -> None:
             FROM generate_series(1, 20000) AS n
             """
         )
-        await connection.execute("VACUUM ANALYZE products")
+        await connection.execute("VACUUM ANALYZE products_1.products")
     finally:
         await connection.close()
 
@@ -404,4 +428,5 @@ async def _plan(engine: AsyncEngine, query: Query) -> str:
         dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True, "render_postcompile": True}
     )
     async with engine.connect() as connection:
+        await connection.exec_driver_sql(f"SET search_path = {TARGET.schema}")
         return "\n".join((await connection.exec_driver_sql(f"EXPLAIN {statement}")).scalars())

@@ -295,9 +295,8 @@ async def test_the_lag_is_told_against_the_heads_of_the_log(system, build, event
             (one.event_shard, one.read_shard, one.running, one.lag_events, one.lag_seconds, one.error)
             for one in status.projectors
         ] == [
-            (0, 0, True, 0, 0, ""),
-            (1, 1, True, 0, 0, ""),
-        ] and status.projectors[token.shard].head == token.position
+            (event_shard, read_shard, True, 0, 0, "") for event_shard in (0, 1) for read_shard in (0, 1)
+        ] and status.projectors[3 * token.shard].head == token.position
 
     await eventually(current)
 
@@ -467,4 +466,5 @@ async def test_readiness_and_metrics_are_told(system, build, eventually):
 
     assert json.loads(await asyncio.to_thread(fetch, "/readyz"))["ready"] is True
     metrics = await asyncio.to_thread(fetch, "/metrics")
-    assert f'almagest_projection_checkpoint{{event_shard="{token.shard}",read_shard="{token.shard}"}}' in metrics
+    pair = f'event_shard="{token.shard}",generation="1",projection="products",read_shard="{token.shard}"'
+    assert f"almagest_projection_checkpoint{{{pair}}}" in metrics

@@ -1,24 +1,19 @@
 """The log, by gRPC: subscriptions for the projectors, streams for the history, heads for the lag."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
+from chassis.buckets import ShardMap
 from google.protobuf.duration_pb2 import Duration
 
-from catalog_query.application.shards import EPOCH
+from catalog_query.application.shards import LogMap
 from catalog_query.domain.product import CATEGORY
 
 SERVICE: Final = "/almagest.eventstore.v1.EventStoreService/"
 RETRYABLE: Final = frozenset({SERVICE + "GetShardMap"})
 """What may safely be asked again by the channel itself."""
-
-
-class LogShardsDisagree(Exception):
-    """The log is cut into shards in another way than this version computes, so that its positions would be
-    misunderstood.
-    """
 
 
 class EventStore:
@@ -28,28 +23,15 @@ class EventStore:
         # Streams answer a `StreamCall`, which the generated types do not know.
         self._stub: Any = event_store_pb2_grpc.EventStoreServiceStub(channel)
 
-    async def shard_ranges(self) -> Mapping[int, Sequence[tuple[int, int]]]:
-        """The bucket ranges of each shard of the log, both ends included.
-
-        Raises:
-            LogShardsDisagree: the log has another version of the shard map.
-            RemoteProblem: the log cannot be asked.
-        """
-        answer = await self._map()
-        if answer.epoch != EPOCH:
-            raise LogShardsDisagree(f"the shard map of the log has epoch {answer.epoch}, ours {EPOCH}")
-        return {shard.shard: [(one.first, one.last) for one in shard.buckets] for shard in answer.shards}
-
-    async def heads(self) -> Mapping[int, int]:
-        """The last committed position of each shard of the log.
+    async def shard_map(self) -> LogMap:
+        """Which shard holds which buckets, and the last committed position of each.
 
         Raises:
             RemoteProblem: the log cannot be asked.
         """
-        return {shard.shard: shard.head for shard in (await self._map()).shards}
-
-    async def _map(self) -> event_store_pb2.GetShardMapResponse:
-        return await self._stub.GetShardMap(event_store_pb2.GetShardMapRequest())
+        answer = await self._stub.GetShardMap(event_store_pb2.GetShardMapRequest())
+        ranges = {one.shard: [(held.first, held.last) for held in one.buckets] for one in answer.shards}
+        return LogMap(ShardMap.of_ranges(answer.epoch, ranges), {shard.shard: shard.head for shard in answer.shards})
 
     async def subscribe(
         self, *, event_shard: int, after: int, buckets: Sequence[tuple[int, int]], heartbeat: float

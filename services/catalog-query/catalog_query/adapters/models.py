@@ -18,19 +18,25 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
+    Column,
     DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
     Numeric,
+    PrimaryKeyConstraint,
     SmallInteger,
     String,
+    Table,
     Uuid,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import BYTEA, TSVECTOR
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -132,8 +138,50 @@ class Truck(Vehicle):
     __mapper_args__: Any = {"polymorphic_identity": "truck"}  # noqa: RUF012 - SQLAlchemy reads it as it is
 
 
+class ProjectionRow(Base):
+    """A projection: which table its generations are made from, and which generation is read."""
+
+    __tablename__ = "projections"
+
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    template: Mapped[str] = mapped_column(String)
+    serving: Mapped[int] = mapped_column(Integer)
+    latest: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    switched_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    switched_by: Mapped[str] = mapped_column(String, server_default=text("''"))
+
+
+class GenerationRow(Base):
+    """A generation of a projection's table, in a schema of its own."""
+
+    __tablename__ = "generations"
+
+    projection: Mapped[str] = mapped_column(
+        String, ForeignKey("projections.name", name="generations_projection_fkey"), primary_key=True
+    )
+    generation: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    state: Mapped[str] = mapped_column(String)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    created_by: Mapped[str] = mapped_column(String, server_default=text("''"))
+    ready_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = (CheckConstraint("state IN ('filling', 'ready')", name="state"),)
+
+
+def _of_a_generation(table: str) -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["projection", "generation"],
+        ["generations.projection", "generations.generation"],
+        name=f"{table}_generation_fkey",
+        ondelete="CASCADE",
+    )
+
+
 class Checkpoint(Base):
-    """How far this shard of the read model has applied a shard of the log, and which process applies it."""
+    """How far a generation has applied a shard of the log, which process applies it, and the fencing token that its
+    writes must carry.
+    """
 
     __tablename__ = "checkpoints"
 
@@ -141,3 +189,125 @@ class Checkpoint(Base):
     position: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     owner: Mapped[str] = mapped_column(String, server_default=text("''"))
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    projection: Mapped[str] = mapped_column(String, primary_key=True)
+    generation: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    token: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+    __table_args__ = (_of_a_generation("checkpoints"),)
+
+
+class ParkedEvent(Base):
+    """An event that a generation could not apply, and what is held behind it."""
+
+    __tablename__ = "parked_events"
+
+    parked_id: Mapped[UUID] = mapped_column(Uuid)
+    projection: Mapped[str] = mapped_column(String, primary_key=True)
+    generation: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    stream: Mapped[str] = mapped_column(String, primary_key=True)
+    event_shard: Mapped[int] = mapped_column(Integer)
+    position: Mapped[int] = mapped_column(BigInteger)
+    revision: Mapped[int] = mapped_column(BigInteger)
+    event_id: Mapped[str] = mapped_column(String)
+    event_type: Mapped[str] = mapped_column(String)
+    error: Mapped[str] = mapped_column(String)
+    since: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    tried_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    held_events: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    last_revision: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (
+        Index("parked_events_parked_id", "parked_id", unique=True),
+        _of_a_generation("parked_events"),
+    )
+
+
+class SkippedEvent(Base):
+    """An event that an operator decided to leave out of a projection, in every generation."""
+
+    __tablename__ = "skipped_events"
+
+    projection: Mapped[str] = mapped_column(String, primary_key=True)
+    stream: Mapped[str] = mapped_column(String, primary_key=True)
+    revision: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    event_id: Mapped[str] = mapped_column(String)
+    event_type: Mapped[str] = mapped_column(String)
+    error: Mapped[str] = mapped_column(String)
+    actor: Mapped[str] = mapped_column(String)
+    reason: Mapped[str] = mapped_column(String)
+    skipped_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class Drift(Base):
+    """A product whose row is not the fold of its events."""
+
+    __tablename__ = "drift"
+
+    projection: Mapped[str] = mapped_column(String, primary_key=True)
+    generation: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    product_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    kind: Mapped[str] = mapped_column(String)
+    revision: Mapped[int] = mapped_column(BigInteger)
+    fields: Mapped[list[str]] = mapped_column(ARRAY(String))
+    found_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (_of_a_generation("drift"),)
+
+
+class Comparison(Base):
+    """How a generation compares with the one that serves."""
+
+    __tablename__ = "comparisons"
+
+    projection: Mapped[str] = mapped_column(String, primary_key=True)
+    generation: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    against: Mapped[int] = mapped_column(Integer)
+    compared: Mapped[int] = mapped_column(BigInteger)
+    missing: Mapped[int] = mapped_column(BigInteger)
+    extra: Mapped[int] = mapped_column(BigInteger)
+    different: Mapped[int] = mapped_column(BigInteger)
+    fields: Mapped[Any] = mapped_column(JSONB)
+    began_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    ended_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (_of_a_generation("comparisons"),)
+
+
+class Difference(Base):
+    """A field of a row that differs between a generation and the one that serves."""
+
+    __tablename__ = "differences"
+
+    projection: Mapped[str] = mapped_column(String, primary_key=True)
+    generation: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(String(collation="C"), primary_key=True)
+    field: Mapped[str] = mapped_column(String(collation="C"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String)
+    revision: Mapped[int] = mapped_column(BigInteger)
+    before: Mapped[str | None] = mapped_column(String)
+    after: Mapped[str | None] = mapped_column(String)
+
+    __table_args__ = (_of_a_generation("differences"),)
+
+
+_FOREVER = text("'infinity'")
+
+product_versions = Table(
+    "product_versions",
+    Base.metadata,
+    # What a product has, a version of it has.
+    *(Column(column.name, column.type, nullable=column.nullable) for column in Product.__table__.columns),
+    Column("made_by", BigInteger, nullable=False),
+    Column("valid_from", DateTime(timezone=True), nullable=False),
+    Column("valid_to", DateTime(timezone=True), server_default=_FOREVER, nullable=False),
+    Column("recorded_from", DateTime(timezone=True), nullable=False),
+    Column("recorded_to", DateTime(timezone=True), server_default=_FOREVER, nullable=False),
+    Column("superseded_at", DateTime(timezone=True), server_default=_FOREVER, nullable=False),
+    Column("planned", Boolean, server_default=text("false"), nullable=False),
+    PrimaryKeyConstraint("product_id", "made_by", "valid_from"),
+    Index("product_versions_by_name", "name_key", "product_id"),
+    Index("product_versions_by_words", "search", postgresql_using="gin"),
+)
+"""Every version of every product that was ever believed: for which time, and since and until when."""

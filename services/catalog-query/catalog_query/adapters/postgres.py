@@ -1,78 +1,65 @@
-"""One shard of the read model, by asyncpg: what is hot, and what must be atomic.
+"""One shard of the read model, by asyncpg: checkpoints, leases and what is parked.
 
-Rows and checkpoint commit together, with a compare-and-set on the checkpoint and its owner, so that each event takes
-effect exactly once whatever is killed, and of two projectors one always loses. The owner's lease only saves the loser
-its work; being right does not depend on it, nor on any clock.
+Rows and checkpoint commit together, with a compare-and-set on the checkpoint and on a fencing token, so that each event
+takes effect exactly once whatever is killed. A token is higher than all before it: an owner that slept while another
+one took over holds a lower one, and writes nothing more. The lease only saves a second projector its work; being right
+does not depend on it, nor on any clock.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
-from uuid import UUID
 
 import asyncpg
 from chassis.database.pool import Connection, Database
 from chassis.errors import Unavailable
+from chassis.ids import uuid7
 
-from catalog_query.domain.errors import CheckpointMoved, ReadModelDiverged, UnwritableRows
-from catalog_query.domain.rows import ProductRow, StoredDocument
-
-_COLUMNS: Final = (
-    ("product_id", "uuid", ""),
-    ("kind", "text", ""),
-    ("revision", "bigint", ""),
-    ("sku", "text", ""),
-    ("name_key", "text", ""),
-    ("category", "text", ""),
-    ("status", "text", ""),
-    # As text: asyncpg takes numerics as text anyway, after a Decimal was made of them.
-    ("price_amount", "text", "::numeric"),
-    ("price_currency", "text", ""),
-    ("make_key", "text", ""),
-    ("model_key", "text", ""),
-    ("model_year", "smallint", ""),
-    ("doors", "smallint", ""),
-    ("seats", "smallint", ""),
-    ("payload_kg", "bigint", ""),
-    ("gross_weight_kg", "bigint", ""),
-    ("updated_at", "timestamptz", ""),
-    ("document", "bytea", ""),
-    ("search", "text", "::tsvector"),
+from catalog_query.domain.errors import (
+    CheckpointMoved,
+    ExceptionsMoved,
+    PoisonousEvent,
+    ReadModelDiverged,
+    UnwritableRows,
 )
-"""Of `products`, in the order of `ProductRow`: the type that its values travel as, and what makes them the column's."""
+from catalog_query.domain.projection import Exceptions, Generation, Hold, Lease, Pointer, Progress, Target
 
-_NAMES: Final = [name for name, _, _ in _COLUMNS]
-
-_UPDATE: Final = ", ".join(
-    f"{name} = coalesce(change.search::tsvector, product.search)"
-    if name == "search"
-    else f"{name} = change.{name}{cast}"
-    for name, _, cast in _COLUMNS
-    if name != "product_id"
-)
-
-# A row must be at the revision that was folded upon, or not be there: what is not merged tells that something else
-# wrote the table. `ON CONFLICT` cannot see what a row was folded upon, as that is no column.
-_MERGE: Final = (
-    "MERGE INTO products AS product USING"  # noqa: S608 - made of the constants above
-    f" unnest($1::bigint[], {', '.join(f'${n}::{kind}[]' for n, (_, kind, _) in enumerate(_COLUMNS, start=2))})"
-    f" AS change (base_revision, {', '.join(_NAMES)})"
-    " ON product.product_id = change.product_id"
-    f" WHEN MATCHED AND product.revision = change.base_revision THEN UPDATE SET {_UPDATE}"
-    f" WHEN NOT MATCHED AND change.base_revision = -1 THEN INSERT ({', '.join(_NAMES)})"
-    f" VALUES ({', '.join(f'change.{name}{cast}' for name, _, cast in _COLUMNS)})"
-)
+Write = Callable[[Connection], Awaitable[None]]
+"""Writes rows inside the transaction of their checkpoint."""
 
 _ADVANCE: Final = (
-    "UPDATE checkpoints SET position = $4, updated_at = now() WHERE event_shard = $1 AND owner = $2 AND position = $3"
+    "UPDATE checkpoints SET position = $6, updated_at = now()"
+    " WHERE projection = $1 AND generation = $2 AND event_shard = $3 AND token = $4 AND position = $5"
 )
 
-# Whoever asks gets it, unless another owner has shown life within the lease.
+# Whoever asks gets it, unless another owner has shown life within the lease. A generation that is gone has none.
 _CLAIM: Final = (
-    "INSERT INTO checkpoints AS held (event_shard, owner) VALUES ($1, $2)"
-    " ON CONFLICT (event_shard) DO UPDATE SET owner = excluded.owner, updated_at = now()"
-    " WHERE held.owner IN (excluded.owner, '') OR held.updated_at < now() - make_interval(secs => $3)"
-    " RETURNING position"
+    "INSERT INTO checkpoints AS held (projection, generation, event_shard, owner, token)"
+    " SELECT projection, generation, $3, $4, 1 FROM generations WHERE projection = $1 AND generation = $2"
+    " ON CONFLICT (projection, generation, event_shard)"
+    " DO UPDATE SET owner = excluded.owner, token = held.token + 1, updated_at = now()"
+    " WHERE held.owner IN (excluded.owner, '') OR held.updated_at < now() - make_interval(secs => $5)"
+    " RETURNING position, token"
+)
+
+# One statement, hence one moment: whoever sees a position sees what was parked on the way to it.
+_PROGRESS: Final = (
+    "SELECT ARRAY(SELECT (event_shard, position) FROM checkpoints WHERE projection = $1 AND generation = $2),"
+    " ARRAY(SELECT (stream, parked_id, event_shard, position, revision, last_revision)"
+    " FROM parked_events WHERE projection = $1 AND generation = $2)"
+)
+
+_PARK: Final = (
+    "INSERT INTO parked_events"
+    " (projection, generation, stream, parked_id, event_shard, position, revision, event_id, event_type, error,"
+    " last_revision)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $7) ON CONFLICT (projection, generation, stream) DO NOTHING"
+)
+
+_HOLD: Final = (
+    "UPDATE parked_events AS parked SET held_events = held_events + more.events, last_revision = more.last"
+    " FROM unnest($3::text[], $4::bigint[], $5::bigint[]) AS more (stream, events, last)"
+    " WHERE projection = $1 AND generation = $2 AND parked.stream = more.stream AND last_revision < more.last"
 )
 
 
@@ -80,62 +67,141 @@ class ReadModelShard:
     """The tables of one shard."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncGenerator[Connection]:
+    async def connection(self) -> AsyncGenerator[Connection]:
         """A connection; one that is lost while it is used says so as one that cannot be had does."""
         try:
-            async with self._database.connection() as connection:
+            async with self.database.connection() as connection:
                 yield connection
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
             raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from error
 
-    async def read(self, product_ids: Sequence[UUID]) -> Mapping[UUID, StoredDocument]:
-        """The documents of those products that there are."""
-        async with self._connection() as connection:
+    async def progress(self, target: Target) -> Progress:
+        """How far a generation is, and what it holds, at one moment."""
+        async with self.connection() as connection:
+            row = await connection.fetchrow(_PROGRESS, target.projection, target.generation)
+        assert row is not None  # noqa: S101 - the statement always gives one
+        return Progress(positions=dict(row[0]), held={stream: Hold(*rest) for stream, *rest in row[1]})
+
+    async def exceptions(self, target: Target) -> Exceptions:
+        """What a generation holds, and what its projection leaves out."""
+        held = (await self.progress(target)).held
+        return Exceptions(held, await self.skipped(target.projection))
+
+    async def skipped(self, projection: str, stream: str | None = None) -> Mapping[str, frozenset[int]]:
+        """The revisions that a projection leaves out, by stream."""
+        async with self.connection() as connection:
             rows = await connection.fetch(
-                "SELECT product_id, document, revision FROM products WHERE product_id = ANY($1::uuid[])", product_ids
+                "SELECT stream, array_agg(revision) FROM skipped_events"
+                " WHERE projection = $1 AND ($2::text IS NULL OR stream = $2) GROUP BY stream",
+                projection,
+                stream,
             )
-        return {row[0]: StoredDocument(row[1], row[2]) for row in rows}
+        return {row[0]: frozenset(row[1]) for row in rows}
 
-    async def checkpoints(self) -> Mapping[int, int]:
-        """The position up to which each shard of the log is applied."""
-        async with self._connection() as connection:
-            rows = await connection.fetch("SELECT event_shard, position FROM checkpoints")
-        return {row[0]: row[1] for row in rows}
+    async def pointers(self) -> Sequence[Pointer]:
+        """Every projection, which generation of it is read, and which there are."""
+        async with self.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT name, serving, epoch, latest, switched_at, switched_by,"
+                " ARRAY(SELECT (generation, state = 'ready', created_at, created_by, ready_at)"
+                " FROM generations WHERE projection = name ORDER BY generation) FROM projections ORDER BY name"
+            )
+        return [
+            Pointer(*row[:6], generations=tuple(Generation(Target(row[0], number), *rest) for number, *rest in row[6]))
+            for row in (tuple(row) for row in rows)
+        ]
 
-    async def claim(self, *, event_shard: int, owner: str, lease: float) -> int | None:
-        """Become the one who applies a shard of the log. Answers the checkpoint, or None while another owner lives.
+    async def claim(self, target: Target, *, event_shard: int, owner: str, lease: float) -> Lease | None:
+        """Become the one who applies a shard of the log to a generation, or None while another owner lives, or when
+        there is no such generation.
 
         Args:
+            target: the generation.
             event_shard: the shard of the log.
             owner: who asks.
             lease: for how many seconds a silent owner is taken to be alive.
         """
-        async with self._connection() as connection:
-            return await connection.fetchval(_CLAIM, event_shard, owner, lease)
+        async with self.connection() as connection:
+            row = await connection.fetchrow(_CLAIM, target.projection, target.generation, event_shard, owner, lease)
+        return None if row is None else Lease(*row)
 
-    async def release(self, *, event_shard: int, owner: str) -> None:
+    async def release(self, target: Target, *, event_shard: int, token: int) -> None:
         """Let somebody else apply it, at once."""
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             await connection.execute(
-                "UPDATE checkpoints SET owner = '' WHERE event_shard = $1 AND owner = $2", event_shard, owner
+                "UPDATE checkpoints SET owner = ''"
+                " WHERE projection = $1 AND generation = $2 AND event_shard = $3 AND token = $4",
+                target.projection,
+                target.generation,
+                event_shard,
+                token,
             )
 
-    async def write(self, *, event_shard: int, owner: str, before: int, after: int, rows: Sequence[ProductRow]) -> None:
-        """Write rows and move the checkpoint from `before` to `after`, both or neither.
+    async def write(
+        self,
+        target: Target,
+        *,
+        event_shard: int,
+        token: int,
+        before: int,
+        after: int,
+        rows: Write | None = None,
+        parked: Sequence[PoisonousEvent] = (),
+        held: Mapping[str, tuple[int, int]] | None = None,
+    ) -> Mapping[str, Hold]:
+        """Write rows, park and hold, and move the checkpoint from `before` to `after`: all or nothing.
+
+        Args:
+            target: the generation.
+            event_shard: the shard of the log.
+            token: the fencing token of the lease.
+            before: where the checkpoint must be.
+            after: where it is then.
+            rows: writes the rows.
+            parked: what cannot be applied, one event of a stream.
+            held: by stream that is parked already, or is now, how many more events are held behind, and the revision
+                of the last one.
+
+        Returns:
+            What was parked, by stream.
 
         Raises:
-            CheckpointMoved: the checkpoint was not at `before`, or somebody else owns it.
+            CheckpointMoved: the checkpoint was not at `before`, or somebody took over.
             ReadModelDiverged: a row was not at the revision that it was folded upon.
+            ExceptionsMoved: a stream was parked or let go by somebody else.
             UnwritableRows: Postgres does not take what a row holds.
         """
+        where = (target.projection, target.generation)
+        holds: dict[str, Hold] = {}
         try:
-            async with self._database.transaction() as connection:
-                if await connection.execute(_ADVANCE, event_shard, owner, before, after) != "UPDATE 1":
+            async with self.database.transaction() as connection:
+                if await connection.execute(_ADVANCE, *where, event_shard, token, before, after) != "UPDATE 1":
                     raise CheckpointMoved(event_shard=event_shard, position=before)
-                if rows and await connection.execute(_MERGE, *zip(*rows, strict=True)) != f"MERGE {len(rows)}":
-                    raise ReadModelDiverged(event_shard=event_shard, after=before, last=after)
+                if rows is not None:
+                    await rows(connection)
+                for poison in parked:
+                    event = poison.event
+                    hold = Hold(uuid7(), event_shard, event.position, event.revision, event.revision)
+                    row = (*where, event.stream, hold.parked_id, event_shard, event.position, event.revision)
+                    answer = await connection.execute(_PARK, *row, event.event_id, event.type, poison.what)
+                    if answer != "INSERT 0 1":
+                        raise ExceptionsMoved
+                    holds[event.stream] = hold
+                if held:
+                    more = zip(*((stream, *counted) for stream, counted in held.items()), strict=True)
+                    if await connection.execute(_HOLD, *where, *map(list, more)) != f"UPDATE {len(held)}":
+                        raise ExceptionsMoved
         except (asyncpg.DataError, asyncpg.CheckViolationError, asyncpg.NotNullViolationError) as error:
             raise UnwritableRows(event_shard=event_shard, after=before, last=after) from error
+        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
+            # Another pair of shards writes the same product, as happens when its bucket has just moved.
+            raise ReadModelDiverged from error
+        return holds
+
+
+def rows_of(answer: str) -> int:
+    """How many rows a statement wrote, by its command tag."""
+    return int(answer.rpartition(" ")[2])

@@ -5,19 +5,22 @@ round trips. Pages go by key, not by offset: a page costs the same however deep 
 neither doubles nor hides anything. The documents come as bytes; no object is ever made of a row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Integer, Select, bindparam, cast, func, literal, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from catalog_query.adapters.models import Car, Product, Truck, Vehicle
+from catalog_query.domain.projection import PRODUCTS, Target
 from catalog_query.domain.query import VEHICLES, Filter, Found, Key, Query, Sort
 from catalog_query.domain.rows import caseless
 
 _RELEVANCE_STEPS: Final = 1_000_000
+_UNDEFINED_TABLE: Final = "42P01"
 
 Value = TypeVar("Value")
 
@@ -25,13 +28,32 @@ Value = TypeVar("Value")
 class ProductPages:
     """The pages of one shard."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(
+        self, engine: AsyncEngine, generation: Callable[[], int], adopted: Callable[[], Awaitable[None]]
+    ) -> None:
         self._engine = engine
+        self._generation = generation
+        self._adopted = adopted
 
     async def page(self, query: Query) -> Sequence[Found]:
         """The first `query.size` products that the query keeps, in its order."""
+        generation = self._generation()
+        try:
+            return await self._page(query, generation)
+        except ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", None) != _UNDEFINED_TABLE:
+                raise
+            # It was dropped before this process heard that another one serves.
+            await self._adopted()
+            if self._generation() == generation:
+                raise
+        return await self.page(query)
+
+    async def _page(self, query: Query, generation: int) -> Sequence[Found]:
+        # The models stand for the template; the map puts the schema of a generation before their table.
+        schema = Target(PRODUCTS, generation).schema
         async with self._engine.connect() as connection:
-            rows = await connection.execute(compose(query))
+            rows = await connection.execute(compose(query), execution_options={"schema_translate_map": {None: schema}})
             return [Found(Key(value, product_id), document) for value, product_id, document in rows]
 
 

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from catalog_query.domain.projection import Target
+
 
 @dataclass(frozen=True, slots=True)
 class Lag:
     """How far one projector is behind."""
 
+    target: Target
+    serving: bool
+    """Whether reads of this process go to this generation."""
     event_shard: int
     read_shard: int
     checkpoint: int

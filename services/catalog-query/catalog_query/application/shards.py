@@ -1,23 +1,27 @@
 """Which shard of the log feeds which shard of the read model, and where a product is.
 
-Both are cut by the same buckets, so with as many shards on both sides they pair one to one; otherwise every pair that
-has buckets in common has its own projector and checkpoint.
+The read model is cut by buckets once and for all. Buckets of the log move, and what was written before a move stays
+readable where it was: so every shard of the log feeds every shard of the read model, with the buckets of that one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
 
-from chassis.buckets import BucketMap, bucket_of
+from chassis.buckets import BucketMap, ShardMap, bucket_of
 
-EPOCH: Final = BucketMap.epoch
+
+@dataclass(frozen=True, slots=True)
+class LogMap:
+    """The log as it says it is: which shard holds which buckets, and its heads."""
+
+    shards: ShardMap
+    heads: Mapping[int, int] = field(default_factory=dict[int, int])
+    """The last committed position of each shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A shard of the log and a shard of the read model, and the bucket ranges (both ends included) that they have in
-    common.
-    """
+    """A shard of the log and a shard of the read model, with the bucket ranges (both ends included) of the latter."""
 
     event_shard: int
     read_shard: int
@@ -38,7 +42,7 @@ class Shards:
 
     def __init__(self, read_shards: int) -> None:
         self._read = BucketMap(read_shards)
-        self._events: BucketMap | None = None
+        self._log: ShardMap | None = None
 
     @property
     def read_shards(self) -> int:
@@ -48,11 +52,21 @@ class Shards:
     @property
     def event_shards(self) -> int:
         """How many shards the log has; 0 while that is not known."""
-        return 0 if self._events is None else self._events.shards
+        return 0 if self._log is None else self._log.shards
 
-    def learn(self, event_shards: int) -> None:
-        """Take it that the log has so many shards."""
-        self._events = BucketMap(event_shards)
+    @property
+    def epoch(self) -> int:
+        """The version of the log's map, as far as it is known."""
+        return BucketMap.epoch if self._log is None else self._log.epoch
+
+    def suppose(self, event_shards: int) -> None:
+        """Take it that the log has so many shards, cut as a new log is, until the log itself is heard."""
+        self._log = BucketMap(event_shards)
+
+    def learn(self, log: ShardMap) -> None:
+        """Take it that the log is cut so. An older version than the last one changes nothing."""
+        if log.epoch >= self.epoch:
+            self._log = log
 
     def read_shard_of(self, product_id: str) -> int:
         """The shard of the read model that a product is in."""
@@ -73,32 +87,16 @@ class Shards:
             ValueError: there is no such bucket.
         """
         read_shard = self._read.shard_of(bucket)
-        return None if self._events is None else Place(bucket, self._events.shard_of(bucket), read_shard)
+        return None if self._log is None else Place(bucket, self._log.shard_of(bucket), read_shard)
 
     def place_of(self, product_id: str) -> Place | None:
         """Where a product is; None while the log's shards are not known."""
         return self.place(bucket_of(product_id))
 
     def pairs(self) -> Sequence[Pair]:
-        """Every pair with buckets in common."""
+        """Every shard of the log with every shard of the read model."""
         return [
-            Pair(event_shard, read_shard, common)
+            Pair(event_shard, read_shard, tuple(self._read.ranges(read_shard)))
             for event_shard in range(self.event_shards)
             for read_shard in range(self.read_shards)
-            if (common := self._common(event_shard, read_shard))
         ]
-
-    def agree(self, ranges: Mapping[int, Sequence[tuple[int, int]]]) -> bool:
-        """Whether the log's own account of its shards is the one that these maps compute."""
-        theirs = BucketMap(len(ranges))
-        return all(shard in ranges and list(ranges[shard]) == theirs.ranges(shard) for shard in range(len(ranges)))
-
-    def _common(self, event_shard: int, read_shard: int) -> tuple[tuple[int, int], ...]:
-        if self._events is None:
-            return ()
-        return tuple(
-            (max(first, other_first), min(last, other_last))
-            for first, last in self._events.ranges(event_shard)
-            for other_first, other_last in self._read.ranges(read_shard)
-            if max(first, other_first) <= min(last, other_last)
-        )

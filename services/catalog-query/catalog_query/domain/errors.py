@@ -1,5 +1,7 @@
 """What can be wrong with a read, or with the log that the read side follows."""
 
+from collections.abc import Sequence
+
 from almagest.eventstore.v1 import event_pb2
 
 
@@ -15,6 +17,55 @@ class ProductNotFound(CatalogQueryError):
         self.product_id = product_id
 
 
+class ProductNotThere(CatalogQueryError):
+    """There is such a product, but not at the moment that was asked for."""
+
+    def __init__(self, product_id: str, *, created_at: str, shard: int, position: int) -> None:
+        super().__init__(
+            f"Product {product_id} was not there then. It came into being at {created_at}"
+            f" (position {position} of shard {shard}), and nothing was known of it before."
+        )
+        self.product_id = product_id
+        self.created_at = created_at
+        self.shard = shard
+        self.position = position
+
+
+class RevisionNotFound(CatalogQueryError):
+    """The product has not come to this revision."""
+
+    def __init__(self, product_id: str, *, revision: int, last: int) -> None:
+        super().__init__(f"There is no revision {revision} of product {product_id}; the last one is {last}.")
+        self.product_id = product_id
+        self.last = last
+
+
+class FieldNotFound(CatalogQueryError):
+    """The product has no such field. The error names those that it has."""
+
+    def __init__(self, field: str, fields: Sequence[str]) -> None:
+        super().__init__(f"must be one of {', '.join(fields)}")
+        self.field = field
+
+
+class MomentNotReached(CatalogQueryError):
+    """What was asked for depends on what nobody knows yet: which part of the moment, and why."""
+
+    def __init__(self, part: str, what: str) -> None:
+        super().__init__(what)
+        self.part = part
+
+
+class FutureNotAllowed(CatalogQueryError):
+    """A moment in the future shows what is scheduled."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A moment in the future shows what is scheduled, which is for those who may change the catalog: it needs "
+            "the scope catalog:write."
+        )
+
+
 class NotYetVisible(CatalogQueryError):
     """The write that a consistency token stands for was not visible before the time was up."""
 
@@ -25,6 +76,18 @@ class NotYetVisible(CatalogQueryError):
         self.position = position
 
 
+class StreamHeld(CatalogQueryError):
+    """What is asked for is held behind an event that the projection could not apply."""
+
+    def __init__(self, product_id: str, *, revision: int) -> None:
+        super().__init__(
+            f"The product {product_id} is held before its revision {revision}, which could not be applied: what was"
+            " written since is not shown. An operator can see why."
+        )
+        self.product_id = product_id
+        self.revision = revision
+
+
 class PoisonousEvent(CatalogQueryError):
     """An event that cannot be applied. It names the place in the log, never what the event holds."""
 
@@ -33,6 +96,7 @@ class PoisonousEvent(CatalogQueryError):
             f"{what}: event {event.revision} of {event.stream}, position {event.position} of shard {event.shard}"
         )
         self.event = event
+        self.what = what
 
 
 class RevisionGap(PoisonousEvent):
@@ -57,6 +121,14 @@ class UnreadableEvent(PoisonousEvent):
         super().__init__(event, f"unreadable {event.type}")
 
 
+class InapplicableEvent(PoisonousEvent):
+    """The event, or what it makes of its row, breaks this version."""
+
+    def __init__(self, event: event_pb2.RecordedEvent, cause: BaseException) -> None:
+        # The text of an exception that nobody expects may hold anything; it goes to the log only.
+        super().__init__(event, f"{type(cause).__name__} while applying {event.type}")
+
+
 class CheckpointMoved(CatalogQueryError):
     """Somebody else moved the checkpoint, or holds it: what was about to be written must be thrown away and read
     again.
@@ -68,27 +140,27 @@ class CheckpointMoved(CatalogQueryError):
         )
 
 
-class BatchRefused(CatalogQueryError):
-    """A batch of the log that cannot be written."""
-
-    def __init__(self, *, event_shard: int, after: int, last: int, what: str) -> None:
-        super().__init__(f"{what}: positions {after + 1} to {last} of shard {event_shard}")
-
-
-class ReadModelDiverged(BatchRefused):
-    """A row is not at the revision that the checkpoint says it is at: somebody else writes this table, or it was
-    restored by itself.
+class ReadModelDiverged(CatalogQueryError):
+    """A row is not at the revision that was folded upon: another pair of shards wrote it meanwhile, as happens when a
+    bucket has just moved, or somebody else writes this table.
     """
 
-    def __init__(self, *, event_shard: int, after: int, last: int) -> None:
-        super().__init__(event_shard=event_shard, after=after, last=last, what="a row is not what its checkpoint says")
+    def __init__(self) -> None:
+        super().__init__("a row is not what was folded upon")
 
 
-class UnwritableRows(BatchRefused):
+class UnwritableRows(CatalogQueryError):
     """The database does not take what an event of the batch says."""
 
     def __init__(self, *, event_shard: int, after: int, last: int) -> None:
-        super().__init__(event_shard=event_shard, after=after, last=last, what="the database refuses a row")
+        super().__init__(f"the database refuses a row: positions {after + 1} to {last} of shard {event_shard}")
+
+
+class ExceptionsMoved(CatalogQueryError):
+    """A stream was parked, or let go, by somebody else meanwhile: what was prepared must be prepared again."""
+
+    def __init__(self) -> None:
+        super().__init__("what is held is not what it was")
 
 
 class BadPageToken(CatalogQueryError):

@@ -20,10 +20,11 @@ from chassis.tokens import TokenVerifier
 from catalog_query.application import cursors
 from catalog_query.application.freshness import Freshness, Wanted
 from catalog_query.application.history import Change, HistoryReader
+from catalog_query.application.holds import Holds
 from catalog_query.application.lag import Lags
 from catalog_query.application.reads import ProductReader
 from catalog_query.application.shards import Shards
-from catalog_query.domain.errors import ProductNotFound
+from catalog_query.domain.errors import ProductNotFound, StreamHeld
 from catalog_query.domain.query import Query
 from catalog_query.domain.rows import StoredDocument
 from catalog_query.entrypoints import requests, tokens
@@ -51,6 +52,7 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
         *,
         shards: Shards,
         freshness: Freshness,
+        holds: Holds,
         reader: ProductReader,
         history: HistoryReader,
         projections: Lags,
@@ -60,6 +62,7 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
     ) -> None:
         self._shards = shards
         self._freshness = freshness
+        self._holds = holds
         self._reader = reader
         self._history = history
         self._projections = projections
@@ -72,9 +75,10 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
         wanted = requests.consistency(request.consistency_token, self._shards)
         if wanted is not None:
             await self._freshness.wait(wanted, timeout=self._time_to_wait())
+            self._holds.check(wanted)
         as_of = self._as_of(product_id)
         found = (await self._reader.get([product_id])).get(product_id)
-        return query_pb2.GetProductResponse(product=_document(product_id, found, as_of))
+        return query_pb2.GetProductResponse(product=self._document(product_id, found, as_of))
 
     async def BatchGetProducts(
         self, request: query_pb2.BatchGetProductsRequest, context: Context
@@ -141,6 +145,7 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
             wanted = requests.consistency(item.consistency_token, self._shards)
             if wanted is not None:
                 await self._freshness.wait(wanted, timeout=self._time_to_wait(item))
+                self._holds.check(wanted)
         except Exception as error:  # noqa: BLE001 - it becomes this item's answer
             return error
         return _Asked(product_id)
@@ -152,7 +157,7 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
             return query_pb2.GetProductResult(problem=self._errors.problem(asked))
         product_id = asked.product_id
         try:
-            document = _document(product_id, found.get(product_id), as_of[product_id])
+            document = self._document(product_id, found.get(product_id), as_of[product_id])
         except Exception as error:  # noqa: BLE001 - the table decides what is said of it
             return query_pb2.GetProductResult(problem=self._errors.problem(error))
         return query_pb2.GetProductResult(product=document)
@@ -163,6 +168,7 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
         wanted: Sequence[Wanted] = requests.consistencies(consistency_tokens, self._shards)
         if wanted:
             await self._freshness.wait_for_all(wanted, timeout=self._time_to_wait())
+            self._holds.check_all(wanted)
         # Before the read: the answer is at least as new as this.
         positions = [
             event_pb2.ShardPosition(shard=shard, position=position)
@@ -186,15 +192,24 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
         if place is None:
             return ""
         position = self._freshness.position(event_shard=place.event_shard, read_shard=place.read_shard)
-        return tokens.token(place, position)
+        return tokens.token(place, position, epoch=self._shards.epoch)
 
-
-def _document(product_id: UUID, found: StoredDocument | Exception | None, as_of: str) -> query_pb2.ProductDocument:
-    if found is None:
-        raise ProductNotFound(str(product_id))
-    if isinstance(found, Exception):
-        raise found
-    return query_pb2.ProductDocument(document=found.document, revision=found.revision, consistency_token=as_of)
+    def _document(
+        self, product_id: UUID, found: StoredDocument | Exception | None, as_of: str
+    ) -> query_pb2.ProductDocument:
+        if isinstance(found, Exception):
+            raise found
+        hold = self._holds.of(product_id)
+        if found is None:
+            if hold is not None:
+                raise StreamHeld(str(product_id), revision=hold.revision)
+            raise ProductNotFound(str(product_id))
+        return query_pb2.ProductDocument(
+            document=found.document,
+            revision=found.revision,
+            consistency_token=as_of,
+            held_revision=None if hold is None else hold.revision,
+        )
 
 
 def _change(change: Change) -> query_pb2.ProductChange:

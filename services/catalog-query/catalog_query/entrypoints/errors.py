@@ -12,6 +12,7 @@ from catalog_query.domain.errors import (
     NotYetVisible,
     PoisonousEvent,
     ProductNotFound,
+    StreamHeld,
 )
 
 
@@ -28,10 +29,15 @@ def _product(error: ProductNotFound) -> Mapping[str, str]:
     return {"product_id": error.product_id}
 
 
+def _held(error: StreamHeld) -> Mapping[str, str]:
+    return {"product_id": error.product_id, "held_revision": str(error.revision), RETRY_AFTER_KEY: "30"}
+
+
 ERRORS = ErrorTable(
     {
         ProductNotFound: ErrorRow(grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND", metadata=_product),
         NotYetVisible: ErrorRow(grpc.StatusCode.UNAVAILABLE, "NOT_YET_VISIBLE", metadata=_position),
+        StreamHeld: ErrorRow(grpc.StatusCode.UNAVAILABLE, "PRODUCT_HELD", metadata=_held),
         BadPageToken: ErrorRow(
             grpc.StatusCode.INVALID_ARGUMENT,
             "BAD_PAGE_TOKEN",

@@ -8,7 +8,7 @@ from chassis.buckets import BUCKETS
 from google.protobuf.message import DecodeError
 
 from catalog_query.application.freshness import Wanted
-from catalog_query.application.shards import EPOCH, Place, Shards
+from catalog_query.application.shards import Place, Shards
 
 _LONGEST = 200
 _NOT_OURS = "is not a consistency token that a write answered"
@@ -22,18 +22,20 @@ def wanted(text: str, shards: Shards) -> Wanted:
     """What a token stands for.
 
     Raises:
-        BadConsistencyToken: it is none, or one of another shard map.
+        BadConsistencyToken: it is none.
     """
     token = _decoded(text)
-    if token.epoch != EPOCH:
-        raise BadConsistencyToken("is of another version of the shard map")
-    if token.bucket >= BUCKETS:
+    # A token of before a move is as good as ever: what a shard has written stays where it is, and is projected from
+    # there. One of a map that is not known here yet is waited for.
+    if not token.epoch or token.bucket >= BUCKETS:
         raise BadConsistencyToken(_NOT_OURS)
-    place = shards.place(token.bucket)
-    if place is not None and place.event_shard != token.shard:
+    if shards.event_shards and token.epoch <= shards.epoch and token.shard >= shards.event_shards:
         raise BadConsistencyToken(_NOT_OURS)
     return Wanted(
-        event_shard=token.shard, read_shard=shards.read_shard_of_bucket(token.bucket), position=token.position
+        event_shard=token.shard,
+        read_shard=shards.read_shard_of_bucket(token.bucket),
+        position=token.position,
+        bucket=token.bucket,
     )
 
 
@@ -47,7 +49,7 @@ def _decoded(text: str) -> event_pb2.ConsistencyToken:
         raise BadConsistencyToken(_NOT_OURS) from None
 
 
-def token(place: Place, position: int) -> str:
+def token(place: Place, position: int, *, epoch: int) -> str:
     """The token for a position."""
-    message = event_pb2.ConsistencyToken(epoch=EPOCH, bucket=place.bucket, shard=place.event_shard, position=position)
+    message = event_pb2.ConsistencyToken(epoch=epoch, bucket=place.bucket, shard=place.event_shard, position=position)
     return base64.urlsafe_b64encode(message.SerializeToString()).rstrip(b"=").decode()

@@ -1,16 +1,13 @@
 """How far the projections are, for Prometheus."""
 
-import time
-from typing import TYPE_CHECKING
-
 from prometheus_client import Counter, Gauge, Histogram
 
 from catalog_query.domain.errors import CatalogQueryError
+from catalog_query.domain.projection import Target
+from catalog_query.projections.state import ProjectorState
 
-if TYPE_CHECKING:
-    from catalog_query.projections.projector import ProjectorState
-
-_PAIR = ("event_shard", "read_shard")
+_GENERATION = ("projection", "generation")
+_PAIR = (*_GENERATION, "event_shard", "read_shard")
 _checkpoint = Gauge("almagest_projection_checkpoint", "The position up to which the log is applied.", _PAIR)
 _head = Gauge("almagest_projection_head", "The last committed position of the log that is known.", _PAIR)
 _lag_events = Gauge("almagest_projection_lag_events", "How many positions the read model is behind.", _PAIR)
@@ -18,6 +15,7 @@ _lag_seconds = Gauge("almagest_projection_lag_seconds", "The age of the oldest e
 _running = Gauge("almagest_projection_running", "1 where this process projects.", _PAIR)
 _stopped = Gauge("almagest_projection_stopped", "1 where an error keeps the projection from going on.", _PAIR)
 _applied = Counter("almagest_projection_events_total", "Events applied by this process.", _PAIR)
+_parked = Counter("almagest_projection_parked_total", "Events parked by this process.", _PAIR)
 _failures = Counter("almagest_projection_failures_total", "Batches that were not applied, by cause.", (*_PAIR, "cause"))
 _seconds = Histogram("almagest_projection_batch_seconds", "How long batches took to apply.", _PAIR)
 _events = Histogram(
@@ -28,12 +26,23 @@ _events = Histogram(
 )
 
 
+_held = Gauge(
+    "almagest_projection_held_streams", "Streams that stand still behind a parked event.", (*_GENERATION, "read_shard")
+)
+
+
+def show_held(target: Target, read_shard: int, streams: int) -> None:
+    """How many streams a generation does not go on with."""
+    _held.labels(target.projection, str(target.generation), str(read_shard)).set(streams)
+
+
 class ProjectorMetrics:
     """The metrics of one projector."""
 
-    def __init__(self, event_shard: int, read_shard: int) -> None:
-        self._pair = (str(event_shard), str(read_shard))
+    def __init__(self, target: Target, event_shard: int, read_shard: int) -> None:
+        self._pair = (target.projection, str(target.generation), str(event_shard), str(read_shard))
         self._applied = _applied.labels(*self._pair)
+        self._parked = _parked.labels(*self._pair)
         self._seconds = _seconds.labels(*self._pair)
         self._events = _events.labels(*self._pair)
         self._gauges = [
@@ -46,15 +55,22 @@ class ProjectorMetrics:
         self._events.observe(events)
         self._seconds.observe(seconds)
 
+    def parked(self, events: int) -> None:
+        """Events could not be."""
+        self._parked.inc(events)
+
     def failed(self, error: Exception) -> None:
         """A batch was not."""
         cause = type(error).__name__ if isinstance(error, CatalogQueryError) else "other"
         _failures.labels(*self._pair, cause).inc()
 
-    def show(self, state: "ProjectorState") -> None:
+    def show(self, state: ProjectorState) -> None:
         """Where the projector is."""
-        behind = state.head - state.checkpoint
-        age = 0.0 if state.behind_since is None or not behind else max(time.time() - state.behind_since, 0.0)
-        values = (state.checkpoint, state.head, behind, age, state.running, bool(state.error))
+        values = (state.checkpoint, state.head, state.behind, state.seconds, state.running, bool(state.error))
         for gauge, value in zip(self._gauges, values, strict=True):
             gauge.set(value)
+
+    def forget(self) -> None:
+        """The generation is gone: its gauges say nothing more."""
+        for gauge in (_checkpoint, _head, _lag_events, _lag_seconds, _running, _stopped):
+            gauge.remove(*self._pair)

@@ -1,10 +1,12 @@
-"""Follows one shard of the log and keeps one shard of the read model up to it.
+"""Follows one shard of the log and keeps one shard of one generation of a projection up to it.
 
 A projector claims its checkpoint, subscribes from it, and applies what arrives in batches: rows and checkpoint in one
-transaction that is only taken when the checkpoint still is where the batch begins. Whatever fails (the log, the
-database, another projector in between, an event that cannot be applied), nothing of the batch remains, and the
-projector begins anew from the checkpoint after a pause. An event that cannot be applied therefore stops its pair of
-shards, visibly, until it can be; nothing is skipped.
+transaction that is only taken when the checkpoint still is where the batch begins and the fencing token is still the
+highest. Whatever fails (the log, the database, another projector in between), nothing of the batch remains, and the
+projector begins anew from the checkpoint after a pause.
+
+An event that cannot be applied does not stop it: in the transaction of its batch the event is parked and its stream is
+held; later events of that stream are only counted. All others go on. Nothing is skipped unless an operator says so.
 
 Of several replicas one projects a pair, and the others look at its checkpoint, ready to take over when it falls silent
 for as long as the lease.
@@ -14,12 +16,10 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
-from uuid import UUID
 
 import structlog
 from almagest.eventstore.v1 import event_pb2, event_store_pb2
@@ -27,15 +27,24 @@ from chassis.telemetry.tracing import link_to, tracer
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
 
-from catalog_query.domain.errors import CatalogQueryError, CheckpointMoved, PoisonousEvent, UnwritableRows
-from catalog_query.domain.product import Document, evolve, product_id_of
-from catalog_query.domain.rows import ProductRow, StoredDocument
+from catalog_query.adapters.postgres import Write
+from catalog_query.domain.errors import (
+    CatalogQueryError,
+    CheckpointMoved,
+    ExceptionsMoved,
+    PoisonousEvent,
+    ReadModelDiverged,
+    UnwritableRows,
+)
+from catalog_query.domain.projection import Exceptions, Hold, Lease, Progress, Target
 from catalog_query.projections import metrics
-from catalog_query.projections.product import document_of, row
+from catalog_query.projections.projection import Applier, Prepared
+from catalog_query.projections.state import ProjectorState
 
 _LINKS: Final = 32
-_FOLDED_BETWEEN_TURNS: Final = 100
 _MESSAGES_AHEAD: Final = 8
+_ATTEMPTS: Final = 5
+"""How often a batch is prepared anew since rows or holds were not what it was folded upon."""
 
 _logger = structlog.stdlib.get_logger(__name__)
 
@@ -53,24 +62,35 @@ class Log(Protocol):
 class ReadModel(Protocol):
     """One shard of the read model, as far as projectors go."""
 
-    async def read(self, product_ids: Sequence[UUID]) -> Mapping[UUID, StoredDocument]:
-        """The documents of those products that there are."""
+    async def progress(self, target: Target) -> Progress:
+        """How far a generation is, and what it holds."""
         ...
 
-    async def checkpoints(self) -> Mapping[int, int]:
-        """The position up to which each shard of the log is applied."""
+    async def exceptions(self, target: Target) -> Exceptions:
+        """What it holds, and what its projection leaves out."""
         ...
 
-    async def claim(self, *, event_shard: int, owner: str, lease: float) -> int | None:
-        """Become the one who applies a shard of the log: the checkpoint, or None while another owner lives."""
+    async def claim(self, target: Target, *, event_shard: int, owner: str, lease: float) -> Lease | None:
+        """Become the one who applies a shard of the log: None while another owner lives."""
         ...
 
-    async def release(self, *, event_shard: int, owner: str) -> None:
+    async def release(self, target: Target, *, event_shard: int, token: int) -> None:
         """Let somebody else apply it, at once."""
         ...
 
-    async def write(self, *, event_shard: int, owner: str, before: int, after: int, rows: Sequence[ProductRow]) -> None:
-        """Rows and checkpoint, both or neither; CheckpointMoved when the checkpoint is not ours at `before`."""
+    async def write(
+        self,
+        target: Target,
+        *,
+        event_shard: int,
+        token: int,
+        before: int,
+        after: int,
+        rows: Write | None = None,
+        parked: Sequence[PoisonousEvent] = (),
+        held: Mapping[str, tuple[int, int]] | None = None,
+    ) -> Mapping[str, Hold]:
+        """Rows, what is parked and held, and the checkpoint: all or nothing."""
         ...
 
 
@@ -80,7 +100,6 @@ class Pace:
 
     batch_events: int = 1_000
     """More events than this are not put into one transaction, if they come in several messages."""
-    cached_documents: int = 4_000
     heartbeat: float = 1.0
     """How often to hear where the log's head is when nothing happens."""
     lease: float = 6.0
@@ -95,49 +114,86 @@ class Pace:
     longest_pause: float = 15.0
 
 
-@dataclass(slots=True)
-class ProjectorState:
-    """What a projector tells of itself."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a projector works at: one pair of shards of one generation."""
 
-    checkpoint: int = 0
-    head: int = 0
-    running: bool = False
-    behind_since: float | None = None
-    """Seconds since the epoch at which the oldest event that is not applied was recorded, as far as that is known."""
-    error: str = ""
+    target: Target
+    event_shard: int
+    read_shard: int
+    buckets: Sequence[tuple[int, int]]
+    title: str = "project"
+
+
+class Watcher(Protocol):
+    """Whoever answers reads by what projectors tell. The order matters: what is held first, then the position."""
+
+    def waited_for(self, work: Work) -> bool:
+        """Whether a read waits for this pair."""
+        ...
+
+    def held(self, work: Work, streams: Mapping[str, Hold]) -> None:
+        """More streams are held."""
+        ...
+
+    def progress(self, work: Work, progress: Progress) -> None:
+        """How far another replica is; everything that is held is in it."""
+        ...
+
+    def visible(self, work: Work, position: int) -> None:
+        """Everything up to a position is applied, or held."""
+        ...
+
+
+@dataclass(slots=True)
+class _Held:
+    """How many events of a stream are held behind its parked one, and the last of them."""
+
+    events: int = 0
+    last: int = -1
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch, sorted into what is applied and what is held."""
+
+    applicable: list[event_pb2.RecordedEvent] = field(default_factory=list[event_pb2.RecordedEvent])
+    held: dict[str, _Held] = field(default_factory=dict[str, _Held])
+
+    def hold(self, event: event_pb2.RecordedEvent) -> None:
+        held = self.held.setdefault(event.stream, _Held())
+        if event.revision > held.last:
+            held.events, held.last = held.events + 1, event.revision
 
 
 class Projector:
-    """Projects one shard of the log into one shard of the read model."""
+    """Projects one shard of the log into one shard of a generation."""
 
     def __init__(
         self,
+        work: Work,
         *,
-        event_shard: int,
-        read_shard: int,
-        buckets: Sequence[tuple[int, int]],
         owner: str,
         log: Log,
         read_model: ReadModel,
-        visible: Callable[[int], None],
-        waited_for: Callable[[], bool],
+        applier: Applier,
+        watcher: Watcher,
         pace: Pace,
     ) -> None:
-        self.event_shard = event_shard
-        self.read_shard = read_shard
+        self.work = work
         self.state = ProjectorState()
-        self._buckets = buckets
         self._owner = owner
         self._log = log
         self._read_model = read_model
-        self._visible = visible
-        self._waited_for = waited_for
+        self._applier = applier
+        self._watcher = watcher
         self._pace = pace
-        self._documents: OrderedDict[str, Document] = OrderedDict()
+        self._exceptions = Exceptions()
+        self._token = 0
         self._persisted = 0
         self._reached = 0
         self._persisted_at = 0.0
-        self._metrics = metrics.ProjectorMetrics(event_shard, read_shard)
+        self._metrics = metrics.ProjectorMetrics(work.target, work.event_shard, work.read_shard)
 
     async def run(self) -> None:
         """Project until cancelled."""
@@ -149,7 +205,7 @@ class Projector:
                     await self._follow()
                 except Exception as error:  # noqa: BLE001 - it is told, and tried again from the checkpoint
                     self._stopped(error)
-                self._documents.clear()
+                self._applier.forget()
                 self.state.running = False
                 self._metrics.show(self.state)
                 pause = self._pace.first_pause if self._persisted > began else min(pause * 2, self._pace.longest_pause)
@@ -159,28 +215,44 @@ class Projector:
             # What serves no more lets the others go on at once; if it cannot say so, the lease will.
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(1):
-                    await self._read_model.release(event_shard=self.event_shard, owner=self._owner)
+                    await self._read_model.release(
+                        self.work.target, event_shard=self.work.event_shard, token=self._token
+                    )
+
+    def show(self) -> None:
+        """Tell Prometheus where we are."""
+        self._metrics.show(self.state)
+
+    def forget(self) -> None:
+        """Tell Prometheus that we are no more."""
+        self._metrics.forget()
 
     def _stopped(self, error: Exception) -> None:
-        where = {"event_shard": self.event_shard, "read_shard": self.read_shard, "checkpoint": self._persisted}
+        where = {
+            "projection": self.work.target.projection,
+            "generation": self.work.target.generation,
+            "event_shard": self.work.event_shard,
+            "read_shard": self.work.read_shard,
+            "checkpoint": self._persisted,
+        }
         self._metrics.failed(error)
         if isinstance(error, CheckpointMoved):
             _logger.info("another projector goes on", **where)
             return
         # The texts of our own errors name places in the log; others may hold anything, and are only written to our log.
         self.state.error = str(error) if isinstance(error, CatalogQueryError) else type(error).__name__
-        if isinstance(error, PoisonousEvent):
-            self.state.behind_since = _recorded(error.event)
         _logger.error("the projection stands still", problem=self.state.error, **where, exc_info=error)
 
     async def _follow(self) -> None:
         """Claim the checkpoint, then apply what comes after it."""
-        position = await self._claimed()
-        self._persisted, self._persisted_at = position, time.monotonic()
-        self._reached = position
-        self._advance(position)
+        lease = await self._claimed()
+        self._token = lease.token
+        self._persisted, self._persisted_at = lease.position, time.monotonic()
+        self._reached = lease.position
+        await self._look_at_exceptions()
+        self._advance(lease.position)
         arrived: asyncio.Queue[event_store_pb2.SubscribeResponse | Exception] = asyncio.Queue(_MESSAGES_AHEAD)
-        reader = asyncio.create_task(self._read(arrived, after=position))
+        reader = asyncio.create_task(self._read(arrived, after=lease.position))
         try:
             while True:
                 await self._apply(await self._batch(arrived))
@@ -188,24 +260,31 @@ class Projector:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _claimed(self) -> int:
+    async def _claimed(self) -> Lease:
         """Wait until the checkpoint is ours, meanwhile telling how far the other projector is."""
         while True:
-            position = await self._read_model.claim(
-                event_shard=self.event_shard, owner=self._owner, lease=self._pace.lease
+            lease = await self._read_model.claim(
+                self.work.target, event_shard=self.work.event_shard, owner=self._owner, lease=self._pace.lease
             )
-            if position is not None:
-                return position
+            if lease is not None:
+                return lease
             self.state.error = ""
             until = time.monotonic() + self._pace.lease / 3
             while time.monotonic() < until:
-                checkpoints = await self._read_model.checkpoints()
-                self._advance(checkpoints.get(self.event_shard, 0))
-                await asyncio.sleep(self._pace.watch_waited_for if self._waited_for() else self._pace.watch)
+                progress = await self._read_model.progress(self.work.target)
+                self._watcher.progress(self.work, progress)
+                self._advance(progress.positions.get(self.work.event_shard, 0))
+                await asyncio.sleep(
+                    self._pace.watch_waited_for if self._watcher.waited_for(self.work) else self._pace.watch
+                )
+
+    async def _look_at_exceptions(self) -> None:
+        self._exceptions = await self._read_model.exceptions(self.work.target)
+        self._watcher.held(self.work, self._exceptions.held)
 
     async def _read(self, arrived: asyncio.Queue[event_store_pb2.SubscribeResponse | Exception], *, after: int) -> None:
         messages = self._log.subscribe(
-            event_shard=self.event_shard, after=after, buckets=self._buckets, heartbeat=self._pace.heartbeat
+            event_shard=self.work.event_shard, after=after, buckets=self.work.buckets, heartbeat=self._pace.heartbeat
         )
         try:
             async with aclosing(messages) as subscription:
@@ -238,7 +317,7 @@ class Projector:
         self.state.head = max(batch[-1].head.position, reached)
         self.state.running = True
         if events:
-            self.state.behind_since = _recorded(events[0])
+            self.state.behind_since = recorded(events[0])
             await self._project(events, reached)
         else:
             await self._idle(reached)
@@ -247,28 +326,73 @@ class Projector:
         self._advance(reached)
 
     async def _project(self, events: Sequence[event_pb2.RecordedEvent], reached: int) -> None:
-        """Apply events up to the first one that cannot be applied, and raise what is wrong with that one."""
+        """Apply events, or park those that cannot be applied and hold what comes behind them."""
         try:
             with self._span(events, reached):
                 began = time.perf_counter()
-                changed, rows = await self._fold(events)
-                await self._write(reached, rows)
-                self._remember(changed)
+                await self._written(events, reached)
                 self._metrics.applied(len(events), time.perf_counter() - began)
-        except PoisonousEvent as error:
-            good = [event for event in events if event.position < error.event.position]
-            if good:
-                await self._project(good, error.event.position - 1)
-                self._advance(error.event.position - 1)
-            raise
         except UnwritableRows:
-            if len(events) == 1:
-                raise
             # The database does not say which: halve, until it is alone.
+            if len(events) == 1:
+                await self._park_unwritable(events[0], reached)
+                return
             half = len(events) // 2
             await self._project(events[:half], events[half].position - 1)
             self._advance(events[half].position - 1)
             await self._project(events[half:], reached)
+
+    async def _written(self, events: Sequence[event_pb2.RecordedEvent], reached: int) -> None:
+        """Prepare and write a batch, anew for as long as it turns out to be folded upon what is no more."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            batch = self._sorted(events)
+            prepared = await self._applier.prepare(batch.applicable, self._exceptions.skipped, careful=attempt > 1)
+            self._hold_behind(batch, prepared)
+            try:
+                await self._write(reached, prepared, batch.held)
+            except (ReadModelDiverged, ExceptionsMoved):
+                self._applier.forget()
+                if attempt == _ATTEMPTS:
+                    raise
+                await self._look_at_exceptions()
+            else:
+                prepared.committed()
+                return
+
+    def _sorted(self, events: Sequence[event_pb2.RecordedEvent]) -> _Batch:
+        held = self._exceptions.held
+        if not held:
+            return _Batch(list(events))
+        batch = _Batch()
+        for event in events:
+            hold = held.get(event.stream)
+            if hold is None:
+                batch.applicable.append(event)
+            elif event.revision > hold.last_revision:
+                batch.hold(event)
+        return batch
+
+    @staticmethod
+    def _hold_behind(batch: _Batch, prepared: Prepared) -> None:
+        """Count what comes in the same batch after an event that cannot be applied."""
+        if prepared.poisons:
+            parked = {poison.event.stream: poison.event.revision for poison in prepared.poisons}
+            for event in batch.applicable:
+                if event.revision > parked.get(event.stream, event.revision):
+                    batch.hold(event)
+
+    async def _park_unwritable(self, event: event_pb2.RecordedEvent, reached: int) -> None:
+        poison = PoisonousEvent(event, f"the database refuses the row that {event.type} makes")
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                await self._write(reached, Prepared(poisons=[poison]), {})
+            except ExceptionsMoved:
+                await self._look_at_exceptions()
+                if attempt == _ATTEMPTS:
+                    raise
+            else:
+                self._applier.forget(event.stream)
+                return
 
     def _span(self, events: Sequence[event_pb2.RecordedEvent], reached: int) -> AbstractContextManager[object]:
         """A trace of its own, linked to the recorded requests that the events come from, if there are any."""
@@ -276,13 +400,15 @@ class Projector:
         if not links:
             return contextlib.nullcontext()
         return tracer().start_as_current_span(
-            "project products",
+            self.work.title,
             context=Context(),
             kind=SpanKind.CONSUMER,
             links=links,
             attributes={
-                "almagest.event_shard": self.event_shard,
-                "almagest.read_shard": self.read_shard,
+                "almagest.projection": self.work.target.projection,
+                "almagest.generation": self.work.target.generation,
+                "almagest.event_shard": self.work.event_shard,
+                "almagest.read_shard": self.work.read_shard,
                 "almagest.events": len(events),
                 "almagest.position": reached,
             },
@@ -294,66 +420,47 @@ class Projector:
         """
         silent = time.monotonic() - self._persisted_at
         if (reached > self._persisted and silent >= self._pace.persist_idle) or silent >= self._pace.lease / 3:
-            await self._write(reached, ())
+            await self._write(reached, Prepared(), {})
 
-    async def _write(self, reached: int, rows: Sequence[ProductRow]) -> None:
-        await self._read_model.write(
-            event_shard=self.event_shard, owner=self._owner, before=self._persisted, after=reached, rows=rows
+    async def _write(self, reached: int, prepared: Prepared, held: Mapping[str, _Held]) -> None:
+        parked = await self._read_model.write(
+            self.work.target,
+            event_shard=self.work.event_shard,
+            token=self._token,
+            before=self._persisted,
+            after=reached,
+            rows=prepared.write,
+            parked=prepared.poisons,
+            held={stream: (one.events, one.last) for stream, one in held.items()},
         )
         self._persisted, self._persisted_at = reached, time.monotonic()
+        if parked or held:
+            self._note(parked, held, prepared.poisons)
 
-    async def _fold(self, events: Sequence[event_pb2.RecordedEvent]) -> tuple[Mapping[str, Document], list[ProductRow]]:
-        """The documents after the events, and the rows to write. The cache is not touched: nothing is true before it is
-        committed.
-        """
-        before = await self._known(events)
-        after: dict[str, Document] = {}
-        for count, event in enumerate(events):
-            product_id = product_id_of(event.stream)
-            after[product_id] = evolve(after.get(product_id) or before.get(product_id), event)
-            if count % _FOLDED_BETWEEN_TURNS == _FOLDED_BETWEEN_TURNS - 1:
-                # Reads share this event loop.
-                await asyncio.sleep(0)
-        rows: list[ProductRow] = []
-        for count, (product_id, document) in enumerate(after.items()):
-            rows.append(row(document, before=before.get(product_id)))
-            if count % _FOLDED_BETWEEN_TURNS == _FOLDED_BETWEEN_TURNS - 1:
-                await asyncio.sleep(0)
-        return after, rows
-
-    async def _known(self, events: Sequence[event_pb2.RecordedEvent]) -> Mapping[str, Document]:
-        """The present documents of the products that the events are about."""
-        known: dict[str, Document] = {}
-        missing: dict[str, UUID] = {}
-        begun: set[str] = set()
-        for event in events:
-            product_id = product_id_of(event.stream)
-            if event.revision == 0:
-                begun.add(product_id)
-            elif product_id not in known and product_id not in begun and product_id not in missing:
-                cached = self._documents.get(product_id)
-                if cached is None:
-                    missing[product_id] = _uuid(product_id, event)
-                else:
-                    known[product_id] = cached
-        if missing:
-            stored = await self._read_model.read(list(missing.values()))
-            known.update({str(key): document_of(found.document) for key, found in stored.items()})
-        return known
-
-    def _remember(self, changed: Mapping[str, Document]) -> None:
-        for product_id, document in changed.items():
-            self._documents[product_id] = document
-            self._documents.move_to_end(product_id)
-        while len(self._documents) > self._pace.cached_documents:
-            self._documents.popitem(last=False)
+    def _note(self, parked: Mapping[str, Hold], held: Mapping[str, _Held], poisons: Sequence[PoisonousEvent]) -> None:
+        now = {**self._exceptions.held, **parked}
+        for stream, more in held.items():
+            hold = now[stream]
+            now[stream] = Hold(hold.parked_id, hold.event_shard, hold.position, hold.revision, more.last)
+        self._exceptions = Exceptions(now, self._exceptions.skipped)
+        if parked:
+            self._metrics.parked(len(parked))
+            self._watcher.held(self.work, parked)
+            for poison in poisons:
+                _logger.error(
+                    "an event is parked, and its stream is held",
+                    problem=str(poison),
+                    projection=self.work.target.projection,
+                    generation=self.work.target.generation,
+                    exc_info=poison.__cause__,
+                )
 
     def _advance(self, position: int) -> None:
         self.state.checkpoint = max(self.state.checkpoint, position)
         self.state.head = max(self.state.head, self.state.checkpoint)
         if self.state.head == self.state.checkpoint:
             self.state.behind_since = None
-        self._visible(self.state.checkpoint)
+        self._watcher.visible(self.work, self.state.checkpoint)
         self._metrics.show(self.state)
 
 
@@ -373,19 +480,6 @@ def sampled(events: Sequence[event_pb2.RecordedEvent]) -> Sequence[Link]:
     return links
 
 
-def _recorded(event: event_pb2.RecordedEvent) -> float:
+def recorded(event: event_pb2.RecordedEvent) -> float:
+    """When an event was recorded, in seconds since the epoch."""
     return event.recorded_at.seconds + event.recorded_at.nanos / 1e9
-
-
-def _uuid(product_id: str, event: event_pb2.RecordedEvent) -> UUID:
-    try:
-        return UUID(product_id)
-    except ValueError:
-        raise UnnamedProduct(event) from None
-
-
-class UnnamedProduct(PoisonousEvent):
-    """The stream's id is no product id."""
-
-    def __init__(self, event: event_pb2.RecordedEvent) -> None:
-        super().__init__(event, "the stream is not named by a product id")

@@ -28,55 +28,55 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61lmagest/catalog/v1/query.proto\x12\x13\x61lmagest.catalog.v1\x1a\"almagest/eventstore/v1/event.proto\x1a\x1d\x61lmagest/rpc/v1/problem.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"B\n\x11GetProductRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\"K\n\x12GetProductResponse\x12\x35\n\x07product\x18\x01 \x01(\x0b\x32$.almagest.catalog.v1.ProductDocument\"P\n\x0fProductDocument\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\"M\n\x17\x42\x61tchGetProductsRequest\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.almagest.catalog.v1.GetProductItem\"\x9b\x01\n\x0eGetProductItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\x12\x19\n\x11transaction_token\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"R\n\x18\x42\x61tchGetProductsResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.almagest.catalog.v1.GetProductResult\"\x83\x01\n\x10GetProductResult\x12\x37\n\x07product\x18\x01 \x01(\x0b\x32$.almagest.catalog.v1.ProductDocumentH\x00\x12+\n\x07problem\x18\x02 \x01(\x0b\x32\x18.almagest.rpc.v1.ProblemH\x00\x42\t\n\x07outcome\"\x84\x02\n\rProductFilter\x12\r\n\x05kinds\x18\x01 \x03(\t\x12\x0c\n\x04make\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1c\n\x0fmodel_year_from\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x1a\n\rmodel_year_to\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x10\n\x08\x63\x61tegory\x18\x06 \x01(\t\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x12\n\nprice_from\x18\x08 \x01(\t\x12\x10\n\x08price_to\x18\t \x01(\t\x12\x10\n\x08statuses\x18\n \x03(\t\x12\x0b\n\x03sku\x18\x0b \x01(\tB\x12\n\x10_model_year_fromB\x10\n\x0e_model_year_to\"\xbc\x01\n\x13ListProductsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\".almagest.catalog.v1.ProductFilter\x12.\n\x04sort\x18\x02 \x01(\x0e\x32 .almagest.catalog.v1.ProductSort\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x1a\n\x12\x63onsistency_tokens\x18\x05 \x03(\t\"|\n\x14ListProductsResponse\x12\x11\n\tdocuments\x18\x01 \x03(\x0c\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x38\n\tpositions\x18\x03 \x03(\x0b\x32%.almagest.eventstore.v1.ShardPosition\"\xcc\x01\n\x15SearchProductsRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x32\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\".almagest.catalog.v1.ProductFilter\x12.\n\x04sort\x18\x03 \x01(\x0e\x32 .almagest.catalog.v1.ProductSort\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x1a\n\x12\x63onsistency_tokens\x18\x06 \x03(\t\"~\n\x16SearchProductsResponse\x12\x11\n\tdocuments\x18\x01 \x03(\x0c\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x38\n\tpositions\x18\x03 \x03(\x0b\x32%.almagest.eventstore.v1.ShardPosition\"\xb9\x01\n\x18GetProductHistoryRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x31\n\rrecorded_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_to\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x19GetProductHistoryResponse\x12\x33\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\".almagest.catalog.v1.ProductChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe4\x03\n\rProductChange\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0c\n\x04type\x18\x02 \x01(\t\x12/\n\x0brecorded_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\x12\x0e\n\x06job_id\x18\x07 \x01(\t\x12\x13\n\x0bimport_line\x18\x08 \x01(\x04\x12\x30\n\x06\x66ields\x18\t \x03(\x0b\x32 .almagest.catalog.v1.FieldChange\x12\x37\n\x08position\x18\n \x01(\x0b\x32%.almagest.eventstore.v1.ShardPosition\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bschedule_id\x18\r \x01(\t\x12-\n\x05\x66\x61\x63ts\x18\x0e \x03(\x0b\x32\x1e.almagest.catalog.v1.FieldFact\x12\x16\n\x0e\x66\x61\x63ts_withheld\x18\x0f \x01(\x08\")\n\tFieldFact\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\";\n\x0b\x46ieldChange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"\x1c\n\x1aGetProjectionStatusRequest\"W\n\x1bGetProjectionStatusResponse\x12\x38\n\nprojectors\x18\x01 \x03(\x0b\x32$.almagest.catalog.v1.ProjectorStatus\"\xa5\x01\n\x0fProjectorStatus\x12\x13\n\x0b\x65vent_shard\x18\x01 \x01(\r\x12\x12\n\nread_shard\x18\x02 \x01(\r\x12\x12\n\ncheckpoint\x18\x03 \x01(\x04\x12\x0c\n\x04head\x18\x04 \x01(\x04\x12\x12\n\nlag_events\x18\x05 \x01(\x04\x12\x13\n\x0blag_seconds\x18\x06 \x01(\x01\x12\x0f\n\x07running\x18\x07 \x01(\x08\x12\r\n\x05\x65rror\x18\x08 \x01(\t*\x89\x02\n\x0bProductSort\x12\x1c\n\x18PRODUCT_SORT_UNSPECIFIED\x10\x00\x12\x15\n\x11PRODUCT_SORT_NAME\x10\x01\x12 \n\x1cPRODUCT_SORT_NAME_DESCENDING\x10\x02\x12\x16\n\x12PRODUCT_SORT_PRICE\x10\x03\x12!\n\x1dPRODUCT_SORT_PRICE_DESCENDING\x10\x04\x12\x1b\n\x17PRODUCT_SORT_MODEL_YEAR\x10\x05\x12&\n\"PRODUCT_SORT_MODEL_YEAR_DESCENDING\x10\x06\x12#\n\x1fPRODUCT_SORT_UPDATED_DESCENDING\x10\x07\x32\xa3\x05\n\x13\x43\x61talogQueryService\x12]\n\nGetProduct\x12&.almagest.catalog.v1.GetProductRequest\x1a\'.almagest.catalog.v1.GetProductResponse\x12o\n\x10\x42\x61tchGetProducts\x12,.almagest.catalog.v1.BatchGetProductsRequest\x1a-.almagest.catalog.v1.BatchGetProductsResponse\x12\x63\n\x0cListProducts\x12(.almagest.catalog.v1.ListProductsRequest\x1a).almagest.catalog.v1.ListProductsResponse\x12i\n\x0eSearchProducts\x12*.almagest.catalog.v1.SearchProductsRequest\x1a+.almagest.catalog.v1.SearchProductsResponse\x12r\n\x11GetProductHistory\x12-.almagest.catalog.v1.GetProductHistoryRequest\x1a..almagest.catalog.v1.GetProductHistoryResponse\x12x\n\x13GetProjectionStatus\x12/.almagest.catalog.v1.GetProjectionStatusRequest\x1a\x30.almagest.catalog.v1.GetProjectionStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61lmagest/catalog/v1/query.proto\x12\x13\x61lmagest.catalog.v1\x1a\"almagest/eventstore/v1/event.proto\x1a\x1d\x61lmagest/rpc/v1/problem.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"B\n\x11GetProductRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\"K\n\x12GetProductResponse\x12\x35\n\x07product\x18\x01 \x01(\x0b\x32$.almagest.catalog.v1.ProductDocument\"~\n\x0fProductDocument\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12\x1a\n\rheld_revision\x18\n \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_held_revision\"M\n\x17\x42\x61tchGetProductsRequest\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.almagest.catalog.v1.GetProductItem\"\x9b\x01\n\x0eGetProductItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\x12\x19\n\x11transaction_token\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"R\n\x18\x42\x61tchGetProductsResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.almagest.catalog.v1.GetProductResult\"\x83\x01\n\x10GetProductResult\x12\x37\n\x07product\x18\x01 \x01(\x0b\x32$.almagest.catalog.v1.ProductDocumentH\x00\x12+\n\x07problem\x18\x02 \x01(\x0b\x32\x18.almagest.rpc.v1.ProblemH\x00\x42\t\n\x07outcome\"\x84\x02\n\rProductFilter\x12\r\n\x05kinds\x18\x01 \x03(\t\x12\x0c\n\x04make\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1c\n\x0fmodel_year_from\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x1a\n\rmodel_year_to\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x10\n\x08\x63\x61tegory\x18\x06 \x01(\t\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x12\n\nprice_from\x18\x08 \x01(\t\x12\x10\n\x08price_to\x18\t \x01(\t\x12\x10\n\x08statuses\x18\n \x03(\t\x12\x0b\n\x03sku\x18\x0b \x01(\tB\x12\n\x10_model_year_fromB\x10\n\x0e_model_year_to\"\xbc\x01\n\x13ListProductsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\".almagest.catalog.v1.ProductFilter\x12.\n\x04sort\x18\x02 \x01(\x0e\x32 .almagest.catalog.v1.ProductSort\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x1a\n\x12\x63onsistency_tokens\x18\x05 \x03(\t\"|\n\x14ListProductsResponse\x12\x11\n\tdocuments\x18\x01 \x03(\x0c\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x38\n\tpositions\x18\x03 \x03(\x0b\x32%.almagest.eventstore.v1.ShardPosition\"\xcc\x01\n\x15SearchProductsRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x32\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\".almagest.catalog.v1.ProductFilter\x12.\n\x04sort\x18\x03 \x01(\x0e\x32 .almagest.catalog.v1.ProductSort\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x1a\n\x12\x63onsistency_tokens\x18\x06 \x03(\t\"~\n\x16SearchProductsResponse\x12\x11\n\tdocuments\x18\x01 \x03(\x0c\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x38\n\tpositions\x18\x03 \x03(\x0b\x32%.almagest.eventstore.v1.ShardPosition\"\xb9\x01\n\x18GetProductHistoryRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x31\n\rrecorded_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_to\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x19GetProductHistoryResponse\x12\x33\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\".almagest.catalog.v1.ProductChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe4\x03\n\rProductChange\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0c\n\x04type\x18\x02 \x01(\t\x12/\n\x0brecorded_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\x12\x0e\n\x06job_id\x18\x07 \x01(\t\x12\x13\n\x0bimport_line\x18\x08 \x01(\x04\x12\x30\n\x06\x66ields\x18\t \x03(\x0b\x32 .almagest.catalog.v1.FieldChange\x12\x37\n\x08position\x18\n \x01(\x0b\x32%.almagest.eventstore.v1.ShardPosition\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bschedule_id\x18\r \x01(\t\x12-\n\x05\x66\x61\x63ts\x18\x0e \x03(\x0b\x32\x1e.almagest.catalog.v1.FieldFact\x12\x16\n\x0e\x66\x61\x63ts_withheld\x18\x0f \x01(\x08\")\n\tFieldFact\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\";\n\x0b\x46ieldChange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"\x1c\n\x1aGetProjectionStatusRequest\"W\n\x1bGetProjectionStatusResponse\x12\x38\n\nprojectors\x18\x01 \x03(\x0b\x32$.almagest.catalog.v1.ProjectorStatus\"\xa5\x01\n\x0fProjectorStatus\x12\x13\n\x0b\x65vent_shard\x18\x01 \x01(\r\x12\x12\n\nread_shard\x18\x02 \x01(\r\x12\x12\n\ncheckpoint\x18\x03 \x01(\x04\x12\x0c\n\x04head\x18\x04 \x01(\x04\x12\x12\n\nlag_events\x18\x05 \x01(\x04\x12\x13\n\x0blag_seconds\x18\x06 \x01(\x01\x12\x0f\n\x07running\x18\x07 \x01(\x08\x12\r\n\x05\x65rror\x18\x08 \x01(\t*\x89\x02\n\x0bProductSort\x12\x1c\n\x18PRODUCT_SORT_UNSPECIFIED\x10\x00\x12\x15\n\x11PRODUCT_SORT_NAME\x10\x01\x12 \n\x1cPRODUCT_SORT_NAME_DESCENDING\x10\x02\x12\x16\n\x12PRODUCT_SORT_PRICE\x10\x03\x12!\n\x1dPRODUCT_SORT_PRICE_DESCENDING\x10\x04\x12\x1b\n\x17PRODUCT_SORT_MODEL_YEAR\x10\x05\x12&\n\"PRODUCT_SORT_MODEL_YEAR_DESCENDING\x10\x06\x12#\n\x1fPRODUCT_SORT_UPDATED_DESCENDING\x10\x07\x32\xa3\x05\n\x13\x43\x61talogQueryService\x12]\n\nGetProduct\x12&.almagest.catalog.v1.GetProductRequest\x1a\'.almagest.catalog.v1.GetProductResponse\x12o\n\x10\x42\x61tchGetProducts\x12,.almagest.catalog.v1.BatchGetProductsRequest\x1a-.almagest.catalog.v1.BatchGetProductsResponse\x12\x63\n\x0cListProducts\x12(.almagest.catalog.v1.ListProductsRequest\x1a).almagest.catalog.v1.ListProductsResponse\x12i\n\x0eSearchProducts\x12*.almagest.catalog.v1.SearchProductsRequest\x1a+.almagest.catalog.v1.SearchProductsResponse\x12r\n\x11GetProductHistory\x12-.almagest.catalog.v1.GetProductHistoryRequest\x1a..almagest.catalog.v1.GetProductHistoryResponse\x12x\n\x13GetProjectionStatus\x12/.almagest.catalog.v1.GetProjectionStatusRequest\x1a\x30.almagest.catalog.v1.GetProjectionStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'almagest.catalog.v1.query_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRODUCTSORT']._serialized_start=2959
-  _globals['_PRODUCTSORT']._serialized_end=3224
+  _globals['_PRODUCTSORT']._serialized_start=3005
+  _globals['_PRODUCTSORT']._serialized_end=3270
   _globals['_GETPRODUCTREQUEST']._serialized_start=188
   _globals['_GETPRODUCTREQUEST']._serialized_end=254
   _globals['_GETPRODUCTRESPONSE']._serialized_start=256
   _globals['_GETPRODUCTRESPONSE']._serialized_end=331
   _globals['_PRODUCTDOCUMENT']._serialized_start=333
-  _globals['_PRODUCTDOCUMENT']._serialized_end=413
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=415
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=492
-  _globals['_GETPRODUCTITEM']._serialized_start=495
-  _globals['_GETPRODUCTITEM']._serialized_end=650
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=652
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=734
-  _globals['_GETPRODUCTRESULT']._serialized_start=737
-  _globals['_GETPRODUCTRESULT']._serialized_end=868
-  _globals['_PRODUCTFILTER']._serialized_start=871
-  _globals['_PRODUCTFILTER']._serialized_end=1131
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1134
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1322
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1324
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1448
-  _globals['_SEARCHPRODUCTSREQUEST']._serialized_start=1451
-  _globals['_SEARCHPRODUCTSREQUEST']._serialized_end=1655
-  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_start=1657
-  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_end=1783
-  _globals['_GETPRODUCTHISTORYREQUEST']._serialized_start=1786
-  _globals['_GETPRODUCTHISTORYREQUEST']._serialized_end=1971
-  _globals['_GETPRODUCTHISTORYRESPONSE']._serialized_start=1973
-  _globals['_GETPRODUCTHISTORYRESPONSE']._serialized_end=2078
-  _globals['_PRODUCTCHANGE']._serialized_start=2081
-  _globals['_PRODUCTCHANGE']._serialized_end=2565
-  _globals['_FIELDFACT']._serialized_start=2567
-  _globals['_FIELDFACT']._serialized_end=2608
-  _globals['_FIELDCHANGE']._serialized_start=2610
-  _globals['_FIELDCHANGE']._serialized_end=2669
-  _globals['_GETPROJECTIONSTATUSREQUEST']._serialized_start=2671
-  _globals['_GETPROJECTIONSTATUSREQUEST']._serialized_end=2699
-  _globals['_GETPROJECTIONSTATUSRESPONSE']._serialized_start=2701
-  _globals['_GETPROJECTIONSTATUSRESPONSE']._serialized_end=2788
-  _globals['_PROJECTORSTATUS']._serialized_start=2791
-  _globals['_PROJECTORSTATUS']._serialized_end=2956
-  _globals['_CATALOGQUERYSERVICE']._serialized_start=3227
-  _globals['_CATALOGQUERYSERVICE']._serialized_end=3902
+  _globals['_PRODUCTDOCUMENT']._serialized_end=459
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=461
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=538
+  _globals['_GETPRODUCTITEM']._serialized_start=541
+  _globals['_GETPRODUCTITEM']._serialized_end=696
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=698
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=780
+  _globals['_GETPRODUCTRESULT']._serialized_start=783
+  _globals['_GETPRODUCTRESULT']._serialized_end=914
+  _globals['_PRODUCTFILTER']._serialized_start=917
+  _globals['_PRODUCTFILTER']._serialized_end=1177
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1180
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1368
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1370
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1494
+  _globals['_SEARCHPRODUCTSREQUEST']._serialized_start=1497
+  _globals['_SEARCHPRODUCTSREQUEST']._serialized_end=1701
+  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_start=1703
+  _globals['_SEARCHPRODUCTSRESPONSE']._serialized_end=1829
+  _globals['_GETPRODUCTHISTORYREQUEST']._serialized_start=1832
+  _globals['_GETPRODUCTHISTORYREQUEST']._serialized_end=2017
+  _globals['_GETPRODUCTHISTORYRESPONSE']._serialized_start=2019
+  _globals['_GETPRODUCTHISTORYRESPONSE']._serialized_end=2124
+  _globals['_PRODUCTCHANGE']._serialized_start=2127
+  _globals['_PRODUCTCHANGE']._serialized_end=2611
+  _globals['_FIELDFACT']._serialized_start=2613
+  _globals['_FIELDFACT']._serialized_end=2654
+  _globals['_FIELDCHANGE']._serialized_start=2656
+  _globals['_FIELDCHANGE']._serialized_end=2715
+  _globals['_GETPROJECTIONSTATUSREQUEST']._serialized_start=2717
+  _globals['_GETPROJECTIONSTATUSREQUEST']._serialized_end=2745
+  _globals['_GETPROJECTIONSTATUSRESPONSE']._serialized_start=2747
+  _globals['_GETPROJECTIONSTATUSRESPONSE']._serialized_end=2834
+  _globals['_PROJECTORSTATUS']._serialized_start=2837
+  _globals['_PROJECTORSTATUS']._serialized_end=3002
+  _globals['_CATALOGQUERYSERVICE']._serialized_start=3273
+  _globals['_CATALOGQUERYSERVICE']._serialized_end=3948
 # @@protoc_insertion_point(module_scope)

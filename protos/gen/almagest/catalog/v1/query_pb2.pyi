@@ -126,24 +126,30 @@ class ProductDocument(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    HELD_REVISION_FIELD_NUMBER: _builtins.int
     document: _builtins.bytes
     """The JSON document in UTF-8."""
     revision: _builtins.int
     """The product's revision, from which its entity tag is made."""
     consistency_token: _builtins.str
     """A token for the position that this answer is at least as new as."""
+    held_revision: _builtins.int
+    """The revision of the event that could not be applied, when the product stands still before it: the document is what was before. Unset: it does not."""
     def __init__(
         self,
         *,
         document: _builtins.bytes = ...,
         revision: _builtins.int = ...,
         consistency_token: _builtins.str = ...,
+        held_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_held_revision", b"_held_revision", "held_revision", b"held_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "document", b"document", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_revision", b"_held_revision", "consistency_token", b"consistency_token", "document", b"document", "held_revision", b"held_revision", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__held_revision: _TypeAlias = _typing.Literal["held_revision"]  # noqa: Y015
+    _WhichOneofArgType__held_revision: _TypeAlias = _typing.Literal["_held_revision", b"_held_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held_revision) -> _WhichOneofReturnType__held_revision | None: ...
 
 Global___ProductDocument: _TypeAlias = ProductDocument  # noqa: Y015
 

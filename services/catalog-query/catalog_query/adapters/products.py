@@ -1,0 +1,151 @@
+"""The table of products of a generation: read by id, written over what was folded upon, or filled by COPY."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from io import BytesIO
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+from chassis.database.pool import Connection
+
+from catalog_query.adapters.postgres import ReadModelShard, rows_of
+from catalog_query.domain.errors import ReadModelDiverged
+from catalog_query.domain.projection import PRODUCTS, Target
+from catalog_query.domain.rows import ProductRow, StoredDocument
+
+COLUMNS: Final = (
+    ("product_id", "uuid", ""),
+    ("kind", "text", ""),
+    ("revision", "bigint", ""),
+    ("sku", "text", ""),
+    ("name_key", "text", ""),
+    ("category", "text", ""),
+    ("status", "text", ""),
+    # As text: asyncpg takes numerics as text anyway, after a Decimal was made of them.
+    ("price_amount", "text", "::numeric"),
+    ("price_currency", "text", ""),
+    ("make_key", "text", ""),
+    ("model_key", "text", ""),
+    ("model_year", "smallint", ""),
+    ("doors", "smallint", ""),
+    ("seats", "smallint", ""),
+    ("payload_kg", "bigint", ""),
+    ("gross_weight_kg", "bigint", ""),
+    ("updated_at", "timestamptz", ""),
+    ("document", "bytea", ""),
+    ("search", "text", "::tsvector"),
+)
+"""Of `products`, in the order of `ProductRow`: the type that its values travel as, and what makes them the column's."""
+
+_NAMES: Final = [name for name, _, _ in COLUMNS]
+
+_UPDATE: Final = ", ".join(
+    f"{name} = coalesce(change.search::tsvector, product.search)"
+    if name == "search"
+    else f"{name} = change.{name}{cast}"
+    for name, _, cast in COLUMNS
+    if name != "product_id"
+)
+
+# A row must be at the revision that was folded upon, or not be there: what is not merged tells that something else
+# wrote the table. `ON CONFLICT` cannot see what a row was folded upon, as that is no column.
+_MERGE: Final = (
+    " AS product USING"  # noqa: S608 - made of the constants above
+    f" unnest($1::bigint[], {', '.join(f'${n}::{kind}[]' for n, (_, kind, _) in enumerate(COLUMNS, start=2))})"
+    f" AS change (base_revision, {', '.join(_NAMES)})"
+    " ON product.product_id = change.product_id"
+    f" WHEN MATCHED AND product.revision = change.base_revision THEN UPDATE SET {_UPDATE}"
+    f" WHEN NOT MATCHED AND change.base_revision = -1 THEN INSERT ({', '.join(_NAMES)})"
+    f" VALUES ({', '.join(f'change.{name}{cast}' for name, _, cast in COLUMNS)})"
+)
+
+_READ: Final = "SELECT product_id, document, revision FROM {table} WHERE product_id = ANY($1::uuid[])"
+
+
+class ProductTable:
+    """The products of one generation in one shard."""
+
+    def __init__(self, shard: ReadModelShard, target: Target) -> None:
+        self._shard = shard
+        table = f"{target.schema}.products"
+        self.read_statement = _READ.format(table=table)
+        self.merge_statement = f"MERGE INTO {table}{_MERGE}"
+        self._schema = target.schema
+
+    async def read(self, product_ids: Sequence[UUID]) -> Mapping[UUID, StoredDocument]:
+        """The documents of those products that there are."""
+        async with self._shard.connection() as connection:
+            rows = await connection.fetch(self.read_statement, product_ids)
+        return {row[0]: StoredDocument(row[1], row[2]) for row in rows}
+
+    async def merge(self, connection: Connection, rows: Sequence[ProductRow]) -> None:
+        """Write rows over what they were folded upon.
+
+        Raises:
+            ReadModelDiverged: a row was not at the revision that it was folded upon.
+        """
+        if rows_of(await connection.execute(self.merge_statement, *zip(*rows, strict=True))) != len(rows):
+            raise ReadModelDiverged
+
+    async def copy(self, connection: Connection, rows: Sequence[ProductRow]) -> None:
+        """Add rows of products that the table does not have, in the fastest way that there is.
+
+        Raises:
+            asyncpg.UniqueViolationError: it has one of them.
+        """
+        await connection.copy_to_table(
+            "products",
+            schema_name=self._schema,
+            columns=_NAMES,
+            source=BytesIO("".join([_line(row) for row in rows]).encode()),
+        )
+
+
+class ServedProducts:
+    """The products of the generation that is read, whichever that is at the moment."""
+
+    def __init__(
+        self, shard: ReadModelShard, generation: Callable[[], int], adopted: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._shard = shard
+        self._generation = generation
+        self._adopted = adopted
+        self._tables: dict[int, ProductTable] = {}
+
+    async def read(self, product_ids: Sequence[UUID]) -> Mapping[UUID, StoredDocument]:
+        """The documents of those products that there are."""
+        generation = self._generation()
+        table = self._tables.get(generation)
+        if table is None:
+            table = ProductTable(self._shard, Target(PRODUCTS, generation))
+            self._tables = {generation: table}
+        try:
+            return await table.read(product_ids)
+        except asyncpg.UndefinedTableError:
+            # It was dropped before this process heard that another one serves.
+            await self._adopted()
+            if self._generation() == generation:
+                raise
+        return await self.read(product_ids)
+
+
+_SPECIAL: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def _line(row: ProductRow) -> str:
+    """A row in the text form of COPY."""
+    return "\t".join([_field(value) for value in row[1:]]) + "\n"
+
+
+def _field(value: object) -> str:
+    if value is None:
+        return "\\N"
+    if isinstance(value, str):
+        return value.translate(_SPECIAL) if _NEEDS_ESCAPE(value) else value
+    if isinstance(value, bytes):
+        return "\\\\x" + value.hex()
+    return str(value)
+
+
+_NEEDS_ESCAPE: Final = re.compile(r"[\\\t\n\r]").search
