@@ -46,8 +46,8 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
             keys=NoKeyMemory() if redis is None else RedisKeyMemory(redis),
         )
         quotas = Quotas(None if redis is None else RedisQuotas(redis))
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        stack.callback(tasks.create_task(quotas.share()).cancel)
+        sharing = asyncio.create_task(quotas.share())
+        stack.callback(sharing.cancel)
         readiness = Readiness({name: _reachable(channel) for name, channel in channels.items()}, once=True)
         yield create_app(settings, ports, readiness, quotas), readiness
 
