@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any, Final
 
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
@@ -10,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from catalog_query.application.shards import LogMap
 from catalog_query.domain.product import CATEGORY
+from catalog_query.domain.timeline import recorded
 
 SERVICE: Final = "/almagest.eventstore.v1.EventStoreService/"
 RETRYABLE: Final = frozenset({SERVICE + "GetShardMap"})
@@ -32,6 +34,20 @@ class EventStore:
         answer = await self._stub.GetShardMap(event_store_pb2.GetShardMapRequest())
         ranges = {one.shard: [(held.first, held.last) for held in one.buckets] for one in answer.shards}
         return LogMap(ShardMap.of_ranges(answer.epoch, ranges), {shard.shard: shard.head for shard in answer.shards})
+
+    async def recorded_at(self, *, shard: int, position: int) -> datetime:
+        """When the event at a position, which must have been written, was recorded.
+
+        Raises:
+            RemoteProblem: the log cannot be asked.
+        """
+        after = event_pb2.ShardPosition(shard=shard, position=position - 1)
+        request = event_store_pb2.ReadAllRequest(after=[after], shards=[shard], limit=1)
+        async with aclosing(aiter(self._stub.ReadAll(request))) as messages:
+            async for message in messages:
+                for event in message.events:
+                    return recorded(event)
+        raise LookupError(f"position {position} of shard {shard} is not in the log")
 
     async def subscribe(
         self, *, event_shard: int, after: int, buckets: Sequence[tuple[int, int]], heartbeat: float

@@ -52,14 +52,14 @@ def decode(token: str, *, question: bytes) -> list[object]:
     return cast("list[object]", values)
 
 
-def of_key(key: Key, *, question: bytes) -> str:
-    """A token for going on after a place in an order."""
+def of_key(key: Key, *, question: bytes, pins: Sequence[datetime] = ()) -> str:
+    """A token for going on after a place in an order, at the times that the first page was of."""
     value = key.value
     if isinstance(value, datetime):
-        value = (value - _EPOCH) // timedelta(microseconds=1)
+        value = _microseconds(value)
     elif isinstance(value, Decimal):
         value = str(value)
-    return encode([value, key.product_id.hex], question=question)
+    return encode([value, key.product_id.hex, *map(_microseconds, pins)], question=question)
 
 
 def to_key(token: str, *, sort: Sort, question: bytes) -> Key:
@@ -68,14 +68,34 @@ def to_key(token: str, *, sort: Sort, question: bytes) -> Key:
     Raises:
         BadPageToken: see `decode`.
     """
+    key, _ = to_pinned_key(token, sort=sort, question=question, pins=0)
+    return key
+
+
+def to_pinned_key(token: str, *, sort: Sort, question: bytes, pins: int) -> tuple[Key, Sequence[datetime]]:
+    """As `to_key`, with as many times as the token must hold.
+
+    Raises:
+        BadPageToken: see `decode`.
+    """
     match decode(token, question=question):
-        case [value, str(product_id)]:
+        case [value, str(product_id), *times] if len(times) == pins:
             try:
-                return Key(_sort_value(value, sort), UUID(hex=product_id))
+                return Key(_sort_value(value, sort), UUID(hex=product_id)), [_time(time) for time in times]
             except (ValueError, OverflowError, InvalidOperation):
                 raise BadPageToken from None
         case _:
             raise BadPageToken
+
+
+def _microseconds(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def _time(value: object) -> datetime:
+    if not isinstance(value, int):
+        raise BadPageToken
+    return _EPOCH + timedelta(microseconds=value)
 
 
 def _sort_value(value: object, sort: Sort) -> SortValue:
@@ -85,7 +105,7 @@ def _sort_value(value: object, sort: Sort) -> SortValue:
         case (Sort.PRICE, str()):
             return Decimal(value)
         case (Sort.UPDATED, int()):
-            return _EPOCH + timedelta(microseconds=value)
+            return _time(value)
         case (Sort.MODEL_YEAR | Sort.RELEVANCE, int()):
             return value
         case _:

@@ -7,6 +7,7 @@ as the event that set it was met, so a page costs the page and a little more, no
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from almagest.eventstore.v1 import event_pb2
@@ -14,6 +15,7 @@ from almagest.eventstore.v1 import event_pb2
 from catalog_query.domain import product
 from catalog_query.domain.errors import ProductNotFound
 from catalog_query.domain.product import Document, FieldChange
+from catalog_query.domain.timeline import recorded
 
 
 class Streams(Protocol):
@@ -45,51 +47,82 @@ class HistoryReader:
         self._page_bytes = page_bytes
 
     async def page(
-        self, product_id: str, *, from_revision: int | None, size: int
+        self,
+        product_id: str,
+        *,
+        from_revision: int | None,
+        size: int,
+        recorded_from: datetime | None = None,
+        recorded_to: datetime | None = None,
     ) -> tuple[Sequence[Change], int | None]:
         """At most `size` changes, latest first, and the revision to go on from, None when there are no earlier ones.
 
         A page ends early when it grows beyond what one message should carry.
 
+        Args:
+            product_id: the product.
+            from_revision: the latest revision of the page, None: the last one.
+            size: how many changes at most.
+            recorded_from: only what was recorded then or later.
+            recorded_to: only what was recorded then or before.
+
         Raises:
             ProductNotFound: there is no such product.
             PoisonousEvent: the history holds what this version cannot read.
         """
-        events, context = await self._read(product_id, from_revision=from_revision, size=size)
-        if not events:
-            raise ProductNotFound(product_id)
-        document: Document | None = None
-        for event in reversed(context):
-            document = product.apply(document, event)
-        changes: list[Change] = []
-        for event in reversed(events):
-            after = product.apply(document, event)
-            changes.append(Change(event, product.reason(event), list(product.changes(document, after))))
-            document = after
-        changes.reverse()
-        oldest = events[-1].revision
-        return changes, oldest - 1 if oldest else None
-
-    async def _read(
-        self, product_id: str, *, from_revision: int | None, size: int
-    ) -> tuple[list[event_pb2.RecordedEvent], list[event_pb2.RecordedEvent]]:
-        """The page's events, and those before it that say what its fields were, both latest first."""
-        events: list[event_pb2.RecordedEvent] = []
-        context: list[event_pb2.RecordedEvent] = []
-        wanted = set(product.ALL_FACETS)
-        read_bytes = 0
+        pages = _Page(size, self._page_bytes, recorded_from, recorded_to)
         async with aclosing(
             self._streams.backwards(product.stream_of(product_id), from_revision=from_revision)
         ) as pieces:
             async for piece in pieces:
-                for event in piece:
-                    if len(events) < size and (not events or read_bytes < self._page_bytes):
-                        events.append(event)
-                        # Twice: a change tells what was before as well.
-                        read_bytes += 2 * len(event.payload)
-                    elif wanted & product.facets(event):
-                        context.append(event)
-                        wanted -= product.facets(event)
-                    if (len(events) >= size or read_bytes >= self._page_bytes) and not wanted:
-                        return events, context
-        return events, context
+                if not all(pages.take(event) for event in piece):
+                    break
+        if not pages.exists:
+            raise ProductNotFound(product_id)
+        document: Document | None = None
+        for event in reversed(pages.context):
+            document = product.apply(document, event)
+        changes: list[Change] = []
+        for event in reversed(pages.events):
+            after = product.apply(document, event)
+            changes.append(Change(event, product.reason(event), list(product.changes(document, after))))
+            document = after
+        changes.reverse()
+        return changes, pages.events[-1].revision - 1 if pages.more else None
+
+
+class _Page:
+    """Collects, latest first, the events of a page, and those before it that say what its fields were."""
+
+    def __init__(
+        self, size: int, page_bytes: int, recorded_from: datetime | None, recorded_to: datetime | None
+    ) -> None:
+        self.events: list[event_pb2.RecordedEvent] = []
+        self.context: list[event_pb2.RecordedEvent] = []
+        self.exists = False
+        self.more = False
+        self._size = size
+        self._page_bytes = page_bytes
+        self._from = recorded_from
+        self._to = recorded_to
+        self._wanted = set(product.ALL_FACETS)
+        self._read_bytes = 0
+
+    def take(self, event: event_pb2.RecordedEvent) -> bool:
+        """Look at the next earlier event. Answers whether others are needed."""
+        self.exists = True
+        if self._to is not None and recorded(event) > self._to:
+            return True
+        is_before = self._from is not None and recorded(event) < self._from
+        is_full = len(self.events) >= self._size or (bool(self.events) and self._read_bytes >= self._page_bytes)
+        if not is_before and not is_full:
+            self.events.append(event)
+            # Twice: a change tells what was before as well.
+            self._read_bytes += 2 * len(event.payload)
+            return True
+        self.more = self.more or not is_before
+        told = product.facets(event)
+        if self._wanted & told:
+            self.context.append(event)
+            self._wanted -= told
+        return bool(self.events and self._wanted)
