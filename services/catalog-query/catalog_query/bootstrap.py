@@ -5,10 +5,11 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from almagest.catalog.v1 import changes_pb2_grpc, query_pb2_grpc
+from almagest.catalog.v1 import changes_pb2_grpc, past_pb2_grpc, query_pb2_grpc, schedules_pb2_grpc
 from chassis.database.engine import create_engine
 from chassis.database.pool import Database
 from chassis.ids import uuid7
@@ -19,20 +20,28 @@ from catalog_query.adapters.event_store import RETRYABLE, EventStore
 from catalog_query.adapters.postgres import ReadModelShard
 from catalog_query.adapters.products import ServedProducts
 from catalog_query.adapters.queries import ProductPages
+from catalog_query.adapters.schedules import ScheduleTable
+from catalog_query.adapters.versions import VersionPages
 from catalog_query.application.changes.feed import ChangeFeeds, FeedLimits
 from catalog_query.application.changes.tail import Retention
 from catalog_query.application.freshness import Freshness
 from catalog_query.application.history import HistoryReader
 from catalog_query.application.holds import Holds
+from catalog_query.application.past import Calendar, PastReader
+from catalog_query.application.past_pages import PastPages
 from catalog_query.application.reads import ProductReader
+from catalog_query.application.schedules import Schedules
 from catalog_query.application.shards import Shards
 from catalog_query.entrypoints.catalog_query import CatalogQueryServicer
 from catalog_query.entrypoints.changes import CatalogChangesServicer
 from catalog_query.entrypoints.errors import ERRORS
-from catalog_query.entrypoints.policy import CHANGES_NAME, POLICY, SERVICE_NAME
+from catalog_query.entrypoints.past import CatalogPastServicer
+from catalog_query.entrypoints.policy import CHANGES_NAME, PAST_NAME, POLICY, SCHEDULES_NAME, SERVICE_NAME
+from catalog_query.entrypoints.schedules import CatalogScheduleServicer
 from catalog_query.projections.product import Products
 from catalog_query.projections.projector import Pace
 from catalog_query.projections.supervisor import Followed, Projections
+from catalog_query.projections.versions import Versions
 from catalog_query.settings import Settings
 
 SERVICE: Final = "catalog-query"
@@ -58,13 +67,19 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             cached_documents=settings.projection_cached_documents,
             cached_while_filling=settings.rebuild_cached_documents,
         )
+        versions_freshness = Freshness()
+        versions_holds = Holds(shards, versions_freshness)
+        versions = Versions(event_store, cached=settings.versions_cached_products)
         pace = Pace(batch_events=settings.projection_batch_events, lease=settings.projection_lease_seconds)
         projections = Projections(
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid7()}",
             log=event_store,
             read_models=read_models,
             shards=shards,
-            followed=[Followed(products, freshness, holds)],
+            followed=[
+                Followed(products, freshness, holds),
+                Followed(versions, versions_freshness, versions_holds),
+            ],
             pace=pace,
             filling=replace(pace, batch_events=settings.rebuild_batch_events),
             look_every=settings.projection_look_seconds,
@@ -72,6 +87,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         await projections.recall()
         documents: list[ServedProducts] = []
         pages: list[ProductPages] = []
+        past_pages: list[VersionPages] = []
         for shard, dsn in enumerate(settings.database_urls):
             engine = create_engine(
                 dsn,
@@ -85,6 +101,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             adopted = partial(projections.adopted, shard)
             documents.append(ServedProducts(read_models[shard], generation, adopted))
             pages.append(ProductPages(engine, generation, adopted))
+            past_pages.append(VersionPages(engine, partial(versions_freshness.generation, shard)))
         servicer = CatalogQueryServicer(
             shards=shards,
             freshness=freshness,
@@ -95,6 +112,23 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             verifier=chassis.verifier,
             errors=ERRORS,
             maximum_wait=settings.maximum_wait_seconds,
+            now=_now,
+        )
+        calendar = Calendar(event_store, clock=_now)
+        past = CatalogPastServicer(
+            shards=shards,
+            freshness=versions_freshness,
+            calendar=calendar,
+            reader=PastReader(event_store, calendar),
+            pages=PastPages(
+                log=event_store,
+                shards=shards,
+                freshness=versions_freshness,
+                holds=versions_holds,
+                versions=past_pages,
+                page_bytes=settings.page_bytes,
+            ),
+            maximum_wait=settings.maximum_wait_seconds,
         )
         feeds = ChangeFeeds(
             GrpcChangeLog(channel),
@@ -104,9 +138,17 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             ),
         )
         changes = CatalogChangesServicer(feeds)
+        schedules = CatalogScheduleServicer(
+            schedules=Schedules(shards=shards, tables=[ScheduleTable(read_model) for read_model in read_models]),
+            shards=shards,
+            freshness=freshness,
+            maximum_wait=settings.maximum_wait_seconds,
+        )
         yield Assembly(
             servicers=[
+                (SCHEDULES_NAME, schedules_pb2_grpc.add_CatalogScheduleServiceServicer_to_server, schedules),
                 (SERVICE_NAME, query_pb2_grpc.add_CatalogQueryServiceServicer_to_server, servicer),
+                (PAST_NAME, past_pb2_grpc.add_CatalogPastServiceServicer_to_server, past),
                 (CHANGES_NAME, changes_pb2_grpc.add_CatalogChangesServiceServicer_to_server, changes),
             ],
             policy=POLICY,
@@ -114,3 +156,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             tasks=[projections.run, feeds.run],
             probes={f"catalog_{shard}": database.ping for shard, database in enumerate(databases)},
         )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

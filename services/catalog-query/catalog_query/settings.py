@@ -31,3 +31,5 @@ class Settings(DatabaseSettings):
     """Changes that are kept ready for those who follow the change feed; who is further behind reads the log."""
     changes_retained_bytes: int = Field(default=8 * 1024 * 1024, ge=64 * 1024)
     """Bytes of such changes."""
+    versions_cached_products: int = Field(default=2_000, ge=0)
+    """Products whose latest version each projector of versions remembers."""

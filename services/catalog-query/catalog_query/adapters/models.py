@@ -311,3 +311,47 @@ product_versions = Table(
     Index("product_versions_by_words", "search", postgresql_using="gin"),
 )
 """Every version of every product that was ever believed: for which time, and since and until when."""
+
+
+class Schedule(Base):
+    """What is planned for a product, and how it ended."""
+
+    __tablename__ = "schedules"
+
+    schedule_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    product_id: Mapped[UUID] = mapped_column(Uuid)
+    price_amount: Mapped[str | None] = mapped_column(String)
+    price_currency: Mapped[str | None] = mapped_column(String)
+    published: Mapped[bool | None] = mapped_column(Boolean)
+    effective_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    scheduled_by: Mapped[str] = mapped_column(String)
+    scheduled_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    reason: Mapped[str] = mapped_column(String)
+    state: Mapped[str] = mapped_column(String)
+    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    failure: Mapped[str] = mapped_column(String, server_default=text("''"))
+
+    __table_args__ = (
+        CheckConstraint("state IN ('open', 'activated', 'cancelled', 'failed')", name="state"),
+        CheckConstraint(
+            "(price_amount IS NULL) = (price_currency IS NULL) AND (price_amount IS NULL) <> (published IS NULL)",
+            name="change",
+        ),
+        Index("schedules_of_product", "product_id", "effective_at", "schedule_id"),
+        Index("schedules_by_time", "effective_at", "schedule_id"),
+        Index("schedules_open", "effective_at", "schedule_id", postgresql_where=text("state = 'open'")),
+    )
+
+
+class ScheduleRefusal(Base):
+    """Why a schedule that is due was not carried out, as the worker last heard. It is no part of any projection."""
+
+    __tablename__ = "schedule_refusals"
+
+    schedule_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    code: Mapped[int] = mapped_column(Integer)
+    reason: Mapped[str] = mapped_column(String)
+    message: Mapped[str] = mapped_column(String)
+    refused_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    attempts: Mapped[int] = mapped_column(Integer)
+    next_attempt_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

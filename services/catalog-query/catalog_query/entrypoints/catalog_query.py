@@ -3,23 +3,23 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import grpc
-import orjson
 from almagest.catalog.v1 import query_pb2, query_pb2_grpc
 from almagest.eventstore.v1 import event_pb2
 from chassis.deadlines import timeout_for
 from chassis.errors import ErrorTable, InvalidRequest
 from chassis.telemetry.tracing import context_from, record_span
-from chassis.tokens import TokenVerifier
+from chassis.tokens import TokenVerifier, current_person
 
 from catalog_query.application import cursors
 from catalog_query.application.freshness import Freshness, Wanted
-from catalog_query.application.history import Change, HistoryReader
+from catalog_query.application.history import HistoryReader
 from catalog_query.application.holds import Holds
 from catalog_query.application.lag import Lags
 from catalog_query.application.reads import ProductReader
@@ -27,8 +27,9 @@ from catalog_query.application.shards import Shards
 from catalog_query.domain.errors import ProductNotFound, StreamHeld
 from catalog_query.domain.query import Query
 from catalog_query.domain.rows import StoredDocument
-from catalog_query.entrypoints import requests, tokens
-from catalog_query.entrypoints.policy import READ
+from catalog_query.entrypoints import moments, requests, tokens
+from catalog_query.entrypoints.history import change
+from catalog_query.entrypoints.policy import READ, WRITE
 
 MOST_ITEMS = 512
 _TIME_TO_READ = 0.1
@@ -59,7 +60,9 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
         verifier: TokenVerifier,
         errors: ErrorTable,
         maximum_wait: float,
+        now: Callable[[], datetime],
     ) -> None:
+        self._now = now
         self._shards = shards
         self._freshness = freshness
         self._holds = holds
@@ -111,9 +114,16 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
         self, request: query_pb2.GetProductHistoryRequest, context: Context
     ) -> query_pb2.GetProductHistoryResponse:
         product_id, size, revision, question = requests.history_page(request)
-        changes, earlier = await self._history.page(str(product_id), from_revision=revision, size=size)
+        changes, earlier = await self._history.page(
+            str(product_id),
+            from_revision=revision,
+            size=size,
+            recorded_from=moments.recorded_bound(request, "recorded_from"),
+            recorded_to=moments.recorded_bound(request, "recorded_to"),
+        )
+        now, preview = self._now(), WRITE in current_person().scopes
         return query_pb2.GetProductHistoryResponse(
-            changes=[_change(change) for change in changes],
+            changes=[change(one, now=now, preview=preview) for one in changes],
             next_page_token="" if earlier is None else cursors.encode([earlier], question=question),
         )
 
@@ -210,34 +220,6 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
             consistency_token=as_of,
             held_revision=None if hold is None else hold.revision,
         )
-
-
-def _change(change: Change) -> query_pb2.ProductChange:
-    event = change.event
-    metadata = event.metadata
-    return query_pb2.ProductChange(
-        revision=event.revision,
-        type=event.type.rpartition(".")[2],
-        recorded_at=event.recorded_at,
-        actor=metadata.actor,
-        reason=change.reason,
-        trace_id=_trace_id(metadata.traceparent),
-        job_id=metadata.job_id,
-        import_line=metadata.import_line,
-        fields=[
-            query_pb2.FieldChange(
-                field=field.field,
-                before=orjson.dumps(field.before).decode(),
-                after=orjson.dumps(field.after).decode(),
-            )
-            for field in change.fields
-        ],
-    )
-
-
-def _trace_id(traceparent: str) -> str:
-    parts = traceparent.split("-")
-    return parts[1] if len(parts) >= 4 else ""  # noqa: PLR2004 - version, trace, span, flags
 
 
 def _trace(

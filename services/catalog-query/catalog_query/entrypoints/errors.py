@@ -9,11 +9,17 @@ from catalog_query.domain.errors import (
     BadCursor,
     BadPageToken,
     CursorOfAnotherLog,
+    FieldNotFound,
+    FutureNotAllowed,
+    MomentNotReached,
     NotYetVisible,
     PoisonousEvent,
     ProductNotFound,
+    ProductNotThere,
+    RevisionNotFound,
     StreamHeld,
 )
+from catalog_query.entrypoints.policy import WRITE
 
 
 def _position(error: NotYetVisible) -> Mapping[str, str]:
@@ -29,6 +35,19 @@ def _product(error: ProductNotFound) -> Mapping[str, str]:
     return {"product_id": error.product_id}
 
 
+def _creation(error: ProductNotThere) -> Mapping[str, str]:
+    return {
+        "product_id": error.product_id,
+        "created_at": error.created_at,
+        "shard": str(error.shard),
+        "position": str(error.position),
+    }
+
+
+def _last(error: RevisionNotFound) -> Mapping[str, str]:
+    return {"product_id": error.product_id, "last_revision": str(error.last)}
+
+
 def _held(error: StreamHeld) -> Mapping[str, str]:
     return {"product_id": error.product_id, "held_revision": str(error.revision), RETRY_AFTER_KEY: "30"}
 
@@ -36,6 +55,19 @@ def _held(error: StreamHeld) -> Mapping[str, str]:
 ERRORS = ErrorTable(
     {
         ProductNotFound: ErrorRow(grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND", metadata=_product),
+        ProductNotThere: ErrorRow(grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_THERE", metadata=_creation),
+        RevisionNotFound: ErrorRow(grpc.StatusCode.NOT_FOUND, "REVISION_NOT_FOUND", metadata=_last),
+        FieldNotFound: ErrorRow(
+            grpc.StatusCode.INVALID_ARGUMENT, "FIELD_NOT_FOUND", violations=lambda error: [("field", str(error))]
+        ),
+        MomentNotReached: ErrorRow(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "MOMENT_NOT_REACHED",
+            violations=lambda error: [(error.part, str(error))],
+        ),
+        FutureNotAllowed: ErrorRow(
+            grpc.StatusCode.PERMISSION_DENIED, "PREVIEW_NOT_ALLOWED", metadata=lambda _: {"scopes": WRITE}
+        ),
         NotYetVisible: ErrorRow(grpc.StatusCode.UNAVAILABLE, "NOT_YET_VISIBLE", metadata=_position),
         StreamHeld: ErrorRow(grpc.StatusCode.UNAVAILABLE, "PRODUCT_HELD", metadata=_held),
         BadPageToken: ErrorRow(

@@ -7,7 +7,9 @@ from chassis.policy import Person, Policy, Rule
 READ: Final = "catalog:read"
 WRITE: Final = "catalog:write"
 SERVICE_NAME: Final = "almagest.catalog.v1.CatalogQueryService"
+SCHEDULES_NAME: Final = "almagest.catalog.v1.CatalogScheduleService"
 CHANGES_NAME: Final = "almagest.catalog.v1.CatalogChangesService"
+PAST_NAME: Final = "almagest.catalog.v1.CatalogPastService"
 
 _readers = frozenset({"gateway", "worker"})
 
@@ -27,4 +29,14 @@ POLICY: Policy = {
     # own callers.
     _method("GetProjectionStatus"): Rule(callers=frozenset({"gateway", "operator"}), person=Person.NONE),
     f"/{CHANGES_NAME}/SubscribeChanges": Rule(callers=_readers, scopes=frozenset({READ})),
+    # A moment in the future needs more, see `application/past.py`.
+    **{
+        f"/{PAST_NAME}/{name}": Rule(callers=frozenset({"gateway"}), scopes=frozenset({READ}))
+        for name in ("GetProductAsOf", "ListProductsAsOf", "SearchProductsAsOf", "DiffProduct", "ExplainField")
+    },
+    # What is planned is not for everybody's eyes: who may plan may see.
+    f"/{SCHEDULES_NAME}/ListSchedules": Rule(callers=frozenset({"gateway"}), scopes=frozenset({WRITE})),
+    # The worker asks for nobody. Each schedule is carried out with a token of who planned it.
+    f"/{SCHEDULES_NAME}/ListDueSchedules": Rule(callers=frozenset({"worker"}), person=Person.NONE),
+    f"/{SCHEDULES_NAME}/ReportRefusals": Rule(callers=frozenset({"worker"}), person=Person.NONE),
 }

@@ -130,13 +130,17 @@ def history_page(request: query_pb2.GetProductHistoryRequest) -> tuple[UUID, int
 
     Raises:
         InvalidRequest: fields are wrong.
-        BadPageToken: the page token is for another product.
+        BadPageToken: the page token is for another question.
     """
     wanted_id = product_id(request.product_id)
     violations = _Violations()
     size = _page_size(request.page_size, violations)
     violations.check()
-    question = b"history " + wanted_id.bytes
+    asked = query_pb2.GetProductHistoryRequest(
+        recorded_from=request.recorded_from if request.HasField("recorded_from") else None,
+        recorded_to=request.recorded_to if request.HasField("recorded_to") else None,
+    )
+    question = b"history " + wanted_id.bytes + asked.SerializeToString(deterministic=True)
     if not request.page_token:
         return wanted_id, size, None, question
     match cursors.decode(request.page_token, question=question):
