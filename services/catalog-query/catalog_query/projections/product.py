@@ -13,6 +13,7 @@ from chassis.database.pool import Connection
 
 from catalog_query.adapters.postgres import ReadModelShard
 from catalog_query.adapters.products import ProductTable
+from catalog_query.adapters.schedules import ScheduleTable
 from catalog_query.domain import words
 from catalog_query.domain.errors import PoisonousEvent
 from catalog_query.domain.folding import NOTHING_SKIPPED, fold
@@ -20,7 +21,8 @@ from catalog_query.domain.product import Document, product_id_of
 from catalog_query.domain.projection import PRODUCTS, Target
 from catalog_query.domain.query import VEHICLES
 from catalog_query.domain.rows import ProductRow, caseless
-from catalog_query.projections.projection import Prepared
+from catalog_query.projections.projection import Applier, Prepared
+from catalog_query.projections.schedules import WithSchedules
 
 _NOT_A_VEHICLE: Final[Mapping[str, object]] = {}
 _BETWEEN_TURNS: Final = 100
@@ -37,10 +39,11 @@ class Products:
         self._cached = cached_documents
         self._cached_while_filling = cached_while_filling
 
-    def applier(self, shard: ReadModelShard, target: Target, *, filling: bool) -> "ProductApplier":
+    def applier(self, shard: ReadModelShard, target: Target, *, filling: bool) -> Applier:
         """For one pair of shards and one generation."""
         cached = self._cached_while_filling if filling else self._cached
-        return ProductApplier(ProductTable(shard, target), cached=cached, filling=filling)
+        products = ProductApplier(ProductTable(shard, target), cached=cached, filling=filling)
+        return WithSchedules(products, ScheduleTable(shard))
 
 
 class ProductApplier:
