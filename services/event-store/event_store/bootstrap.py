@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import structlog
+from almagest.eventstore.v1 import administration_pb2_grpc
 from chassis.database.pool import Database
 from chassis.process import Assembly, CannotStart, Chassis, Task
 from chassis.redis import connect
@@ -22,8 +23,9 @@ from event_store.application.pages import PageBounds
 from event_store.application.reads import Reader
 from event_store.application.shard_map import Rerouting, Routing
 from event_store.application.tails import Tail
+from event_store.entrypoints.administration import AdministrationServicer
 from event_store.entrypoints.errors import ERRORS
-from event_store.entrypoints.policy import POLICY, SERVICE
+from event_store.entrypoints.policy import ADMINISTRATION, POLICY, SERVICE
 from event_store.entrypoints.reading import ReadLimits, add_to_server
 from event_store.entrypoints.servicer import EventStoreServicer
 from event_store.entrypoints.wire import Limits
@@ -128,7 +130,14 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             ),
         )
         yield Assembly(
-            servicers=[(SERVICE, add_to_server, servicer)],
+            servicers=[
+                (SERVICE, add_to_server, servicer),
+                (
+                    ADMINISTRATION,
+                    administration_pb2_grpc.add_EventStoreAdministrationServiceServicer_to_server,
+                    AdministrationServicer(stored=logs),
+                ),
+            ],
             policy=POLICY,
             errors=ERRORS,
             tasks=tasks,

@@ -5,10 +5,12 @@ from typing import Final
 from chassis.policy import Person, Policy, Rule
 
 SERVICE: Final = "almagest.eventstore.v1.EventStoreService"
+ADMINISTRATION: Final = "almagest.eventstore.v1.EventStoreAdministrationService"
 WRITE: Final = "catalog:write"
 
 # Reading is between services: they read on their own account, for projections that serve everybody.
 _READERS: Final = frozenset({"catalog-command", "catalog-query", "worker"})
+_OPERATORS: Final = frozenset({"operator"})
 _FOLLOWERS: Final = frozenset({"catalog-query", "worker"})
 
 POLICY: Final[Policy] = {
@@ -22,4 +24,9 @@ POLICY: Final[Policy] = {
     f"/{SERVICE}/SetStreamMetadata": Rule(frozenset({"catalog-command", "operator"}), Person.NONE),
     f"/{SERVICE}/GetStreamMetadata": Rule(_READERS | {"operator"}, Person.NONE),
     f"/{SERVICE}/GetShardMap": Rule(_READERS | {"operator"}, Person.NONE),
+    f"/{ADMINISTRATION}/Verify": Rule(_OPERATORS, Person.NONE),
+    f"/{ADMINISTRATION}/MoveBuckets": Rule(_OPERATORS, Person.NONE),
+    f"/{ADMINISTRATION}/ListMoves": Rule(_OPERATORS, Person.NONE),
+    f"/{ADMINISTRATION}/ArchiveEvents": Rule(_OPERATORS, Person.NONE),
+    f"/{ADMINISTRATION}/ListArchives": Rule(_OPERATORS, Person.NONE),
 }

@@ -3,7 +3,8 @@
 from event_store.adapters.postgres.appending import AppendingLog
 from event_store.adapters.postgres.metadata import MetadataLog
 from event_store.adapters.postgres.reading import ReadingLog
+from event_store.adapters.postgres.stored import StoredRows
 
 
-class PostgresLog(AppendingLog, MetadataLog, ReadingLog):
+class PostgresLog(AppendingLog, MetadataLog, ReadingLog, StoredRows):
     """One shard, to write and to read."""

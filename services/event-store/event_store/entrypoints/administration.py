@@ -1,0 +1,40 @@
+"""What those who run the log ask of it, on the wire."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+from almagest.eventstore.v1 import administration_pb2, administration_pb2_grpc
+
+from event_store.application.verify import Progress, StoredLog, verify
+from event_store.entrypoints import wire
+
+if TYPE_CHECKING:
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+else:  # generic for the type checker only
+    Context = Any
+
+
+class AdministrationServicer(administration_pb2_grpc.EventStoreAdministrationServiceServicer):
+    """Answers operators."""
+
+    def __init__(self, *, stored: Sequence[StoredLog]) -> None:
+        self._stored = stored
+
+    async def Verify(  # noqa: N802 - gRPC's name
+        self, request: administration_pb2.VerifyRequest, context: Context
+    ) -> AsyncIterator[administration_pb2.VerifyResponse]:
+        """Check the chain of one shard."""
+        del context
+        after = wire.checked_revision(request.after, "after")
+        until = wire.checked_revision(request.until, "until")
+        async for progress in verify(self._stored, request.shard, after=after, until=until):
+            yield _verified(progress)
+
+
+def _verified(progress: Progress) -> administration_pb2.VerifyResponse:
+    response = administration_pb2.VerifyResponse(position=progress.position, until=progress.until, hash=progress.hash)
+    if progress.fault is not None:
+        response.fault.position = progress.fault.position
+        response.fault.detail = progress.fault.detail
+    return response
