@@ -19,6 +19,7 @@ from chassis.telemetry.logging import configure_logging
 from chassis.telemetry.tracing import configure_tracing, shutdown_tracing
 from gateway.adapters.redis import NoKeyMemory
 from gateway.app import create_app
+from gateway.application.changes import Feeds
 from gateway.application.ports import Ports
 from gateway.application.quotas import Quotas
 from gateway.server import serve
@@ -56,10 +57,10 @@ async def run() -> None:
     configure_logging("no-backend", "WARNING")
     configure_tracing(settings, "no-backend")
     memory = cast("Any", Memory(sys.stdin.buffer.read()))
-    ports = Ports(memory, memory, memory, memory, NoKeyMemory())
+    ports = Ports(memory, memory, memory, memory, NoKeyMemory(), memory)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await serve(create_app(settings, ports, Readiness(), Quotas()), settings, stop)
+    await serve(create_app(settings, ports, Readiness(), Quotas(), Feeds(per_person=1)), settings, stop)
     shutdown_tracing()
 
 

@@ -29,7 +29,7 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, draining.set)
-    async with gateway(settings) as (application, readiness):
+    async with gateway(settings) as (application, readiness, feeds):
         readiness.serving = True
         gc.collect()
         gc.freeze()
@@ -39,6 +39,7 @@ async def run(settings: Settings) -> None:
             await draining.wait()
             readiness.serving = False
             await asyncio.sleep(settings.shutdown_delay_seconds)
+            feeds.drain()
             stop.set()
 
         told = asyncio.create_task(drain())

@@ -13,10 +13,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
+from gateway.application.changes import Feeds
 from gateway.application.people import People
 from gateway.application.ports import Ports
 from gateway.application.quotas import Quota, Quotas
-from gateway.entrypoints import imports, jobs, openapi, operations, products, projections, sessions, users, vehicles
+from gateway.entrypoints import (
+    changes,
+    imports,
+    jobs,
+    openapi,
+    operations,
+    products,
+    projections,
+    sessions,
+    users,
+    vehicles,
+)
 from gateway.entrypoints.products import one
 from gateway.middleware.context import UNMATCHED, Application, Receive, RequestContext, Scope, Send
 from gateway.middleware.quotas import Limits
@@ -31,6 +43,7 @@ _ROUTERS = (
     users.router,
     *products.ROUTERS,
     vehicles.router,
+    changes.router,
     imports.router,
     jobs.router,
     projections.router,
@@ -40,7 +53,7 @@ _ROUTES = tuple(route for router in _ROUTERS for route in router.routes if isins
 _NAMES: Mapping[Any, str] = {route.endpoint: route.path for route in _ROUTES}
 
 
-def create_app(settings: Settings, ports: Ports, readiness: Readiness, quotas: Quotas) -> Application:
+def create_app(settings: Settings, ports: Ports, readiness: Readiness, quotas: Quotas, feeds: Feeds) -> Application:
     """The application, framed by what every request has: trace, deadline, limits, metrics."""
     application = FastAPI(
         title=openapi.TITLE,
@@ -62,6 +75,7 @@ def create_app(settings: Settings, ports: Ports, readiness: Readiness, quotas: Q
     application.state.ports = ports
     application.state.people = People(ports.auth)
     application.state.readiness = readiness
+    application.state.feeds = feeds
     for router in _ROUTERS:
         application.include_router(router)
     application.openapi = lambda: _openapi(application)

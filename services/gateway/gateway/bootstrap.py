@@ -11,8 +11,10 @@ from chassis.rpc.channel import Channel
 from redis.asyncio import Redis
 
 from gateway.adapters import auth, catalog_command, catalog_query, worker
+from gateway.adapters.changes import GrpcChanges
 from gateway.adapters.redis import NoKeyMemory, RedisKeyMemory, RedisQuotas
 from gateway.app import create_app
+from gateway.application.changes import Feeds
 from gateway.application.ports import Ports
 from gateway.application.quotas import Quotas
 from gateway.middleware.context import Application
@@ -23,8 +25,8 @@ _REDIS_SECONDS = 0.25
 
 
 @asynccontextmanager
-async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readiness]]:
-    """The application with its real ports, which are closed at the end."""
+async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readiness, Feeds]]:
+    """The application with its real ports, which are closed at the end; its readiness, and its endless feeds."""
     async with AsyncExitStack() as stack:
         chassis = await stack.enter_async_context(Chassis[Settings].open(SERVICE, settings))
         channels = {
@@ -44,12 +46,14 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
             catalog_query=queries,
             worker=worker.GrpcWorker(channels["worker"], upload_seconds=settings.upload_seconds),
             keys=NoKeyMemory() if redis is None else RedisKeyMemory(redis),
+            changes=GrpcChanges(channels["catalog-query"]),
         )
         quotas = Quotas(None if redis is None else RedisQuotas(redis))
         sharing = asyncio.create_task(quotas.share())
         stack.callback(sharing.cancel)
         readiness = Readiness({name: _reachable(channel) for name, channel in channels.items()}, once=True)
-        yield create_app(settings, ports, readiness, quotas), readiness
+        feeds = Feeds(per_person=settings.changes_feeds_per_person)
+        yield create_app(settings, ports, readiness, quotas, feeds), readiness, feeds
 
 
 def _redis(settings: Settings, stack: AsyncExitStack) -> Redis | None:

@@ -283,6 +283,9 @@ _RENAMED: Mapping[str, str] = {
     "page_token": "cursor",
     "kinds": "kind",
     "statuses": "status",
+    "categories": "category",
+    "types": "type",
+    "cursor": "after",
     "consistency_token": "Almagest-Consistency",
     "consistency_tokens": "Almagest-Consistency",
 }

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -12,7 +12,7 @@ import httpx
 import orjson
 import pytest
 from almagest.auth.v1 import auth_pb2
-from almagest.catalog.v1 import command_pb2, query_pb2
+from almagest.catalog.v1 import changes_pb2, command_pb2, query_pb2
 from almagest.eventstore.v1 import event_pb2
 from almagest.jobs.v1 import jobs_pb2
 from almagest.rpc.v1 import problem_pb2
@@ -21,7 +21,18 @@ from chassis.http import Readiness
 from chassis.telemetry.logging import configure_logging
 from chassis.telemetry.tracing import configure_tracing, shutdown_tracing
 from gateway.app import create_app
-from gateway.application.ports import Auth, CatalogCommand, CatalogQuery, Claim, KeyMemory, Person, Ports, Worker
+from gateway.application.changes import Feeds
+from gateway.application.ports import (
+    Auth,
+    CatalogCommand,
+    CatalogQuery,
+    Changes,
+    Claim,
+    KeyMemory,
+    Person,
+    Ports,
+    Worker,
+)
 from gateway.application.quotas import Quotas
 from gateway.settings import Settings
 from google.protobuf.json_format import MessageToDict
@@ -402,6 +413,62 @@ class FakeWorker(Worker):
         return jobs_pb2.ListRefusedRowsResponse(rows=[row])
 
 
+class FakeChanges(Changes):
+    """A feed over a list, whose cursors are numbers. Each subscription takes one fault, and breaks after so many
+    changes.
+    """
+
+    def __init__(self) -> None:
+        self.log: list[changes_pb2.CatalogChange] = []
+        self.faults: list[tuple[int, Exception]] = []
+        self.requests: list[changes_pb2.SubscribeChangesRequest] = []
+        self.people: list[Person] = []
+        self.running = 0
+        self.told = 0
+        self._more = asyncio.Event()
+
+    def add(self, count: int = 1, **fields: object) -> None:
+        for _ in range(count):
+            number = len(self.log) + 1
+            change = changes_pb2.CatalogChange(
+                cursor=str(number), sku=f"sku-{number}", type="PriceSet", kind="car", **fields
+            )
+            change.recorded_at.FromJsonString("2026-11-22T16:30:00.123456Z")
+            change.fields.add(field="price.amount", before="null", after='"12.00"')
+            self.log.append(change)
+        more, self._more = self._more, asyncio.Event()
+        more.set()
+
+    async def subscribe(
+        self, request: changes_pb2.SubscribeChangesRequest, person: Person
+    ) -> AsyncGenerator[changes_pb2.SubscribeChangesResponse, None]:
+        asked = changes_pb2.SubscribeChangesRequest()
+        asked.CopyFrom(request)
+        self.requests.append(asked)
+        self.people.append(person)
+        left, fault = self.faults.pop(0) if self.faults else (-1, None)
+        self.running += 1
+        try:
+            at = {"start": 0, "cursor": int(asked.cursor or 0)}.get(asked.WhichOneof("from") or "", len(self.log))
+            if left:
+                yield changes_pb2.SubscribeChangesResponse(cursor=str(at))
+            while True:
+                more = self._more
+                for change in self.log[at:]:
+                    if left == 0:
+                        break
+                    at, left = at + 1, left - 1
+                    self.told += 1
+                    yield changes_pb2.SubscribeChangesResponse(changes=[change], cursor=change.cursor)
+                if fault is not None and left == 0:
+                    raise fault
+                if asked.only_recorded:
+                    return
+                await more.wait()
+        finally:
+            self.running -= 1
+
+
 class MemoryKeys(KeyMemory):
     """Remembers in a dictionary, and can be away."""
 
@@ -434,9 +501,11 @@ class Fakes:
         self.keys = MemoryKeys()
         self.readiness = Readiness()
         self.readiness.serving = True
-        self.ports = Ports(self.auth, self.catalog, self.catalog, self.worker, self.keys)
+        self.changes = FakeChanges()
+        self.feeds = Feeds(per_person=settings.changes_feeds_per_person)
+        self.ports = Ports(self.auth, self.catalog, self.catalog, self.worker, self.keys, self.changes)
         self.quotas = Quotas()
-        self.app = create_app(settings, self.ports, self.readiness, self.quotas)
+        self.app = create_app(settings, self.ports, self.readiness, self.quotas, self.feeds)
 
     def access_token(self) -> str:
         user = next(iter(self.auth.users.values()))
@@ -492,3 +561,8 @@ CAR = {
 @pytest.fixture
 def car() -> dict[str, object]:
     return orjson.loads(orjson.dumps(CAR))
+
+
+@pytest.fixture(name="jwt")
+def jwt_fixture() -> Callable[..., str]:
+    return jwt

@@ -9,9 +9,11 @@ import asyncio
 import base64
 import binascii
 import contextvars
+import math
 import re
 import time
 from collections import OrderedDict
+from typing import Any
 
 import orjson
 from almagest.auth.v1 import auth_pb2
@@ -94,12 +96,25 @@ class People:
         return person
 
 
+def expiry_of(access_token: str) -> float:
+    """When an access token ends, in seconds since the epoch, as it says itself: worth something only once auth has
+    vouched for it. Infinite when it does not say.
+    """
+    try:
+        return float(_claims(access_token)["exp"])
+    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
+        return math.inf
+
+
+def _claims(token: str) -> Any:
+    payload = token.split(".")[1]
+    return orjson.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+
+
 def _person(answer: auth_pb2.ExchangeTokenResponse) -> Person:
     """The subject is read without a check of the signature: it came from auth itself, and the services check it."""
     try:
-        payload = answer.transaction_token.split(".")[1]
-        claims = orjson.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        subject = str(claims["sub"])
+        subject = str(_claims(answer.transaction_token)["sub"])
     except (IndexError, KeyError, TypeError, ValueError, binascii.Error) as error:
         raise RuntimeError("auth answered what is no transaction token") from error
     return Person(subject, answer.transaction_token, answer.expires_at.ToNanoseconds() / 1e9)

@@ -7,12 +7,12 @@ same fields would only be one more to keep right.
 """
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from almagest.auth.v1 import auth_pb2
-from almagest.catalog.v1 import command_pb2, query_pb2
+from almagest.catalog.v1 import changes_pb2, command_pb2, query_pb2
 from almagest.jobs.v1 import jobs_pb2
 
 
@@ -135,6 +135,16 @@ class Worker(Protocol):
         ...
 
 
+class Changes(Protocol):
+    """The change feed of the catalog."""
+
+    def subscribe(
+        self, request: changes_pb2.SubscribeChangesRequest, person: Person
+    ) -> AsyncGenerator[changes_pb2.SubscribeChangesResponse, None]:
+        """What changes, until it is left, or as long as the person's token is good."""
+        ...
+
+
 class Claim(enum.Enum):
     """What is remembered of an idempotency key."""
 
@@ -173,3 +183,4 @@ class Ports:
     catalog_query: CatalogQuery
     worker: Worker
     keys: KeyMemory
+    changes: Changes

@@ -29,6 +29,7 @@ _TAGS = [
     {"name": "users", "description": "People and what they may do."},
     {"name": "products", "description": "The catalog."},
     {"name": "vehicles", "description": "The products that are cars or trucks."},
+    {"name": "changes", "description": "Everything that happens, as it happens."},
     {"name": "imports", "description": "Many products at once, from a file."},
     {"name": "jobs", "description": "Work that outlives its request."},
     {"name": "projections", "description": "How fresh reads are."},
