@@ -30,6 +30,7 @@ from gateway.entrypoints import (
     vehicles,
 )
 from gateway.entrypoints.products import one
+from gateway.middleware import cors
 from gateway.middleware.context import UNMATCHED, Application, Receive, RequestContext, Scope, Send
 from gateway.middleware.quotas import Limits
 from gateway.problems import Asked, Refused, answer_to
@@ -79,7 +80,7 @@ def create_app(settings: Settings, ports: Ports, readiness: Readiness, quotas: Q
     for router in _ROUTERS:
         application.include_router(router)
     application.openapi = lambda: _openapi(application)
-    return RequestContext(
+    framed = RequestContext(
         _HotPath(application),
         request_seconds=settings.request_seconds,
         maximum_header_bytes=settings.maximum_header_bytes,
@@ -91,6 +92,7 @@ def create_app(settings: Settings, ports: Ports, readiness: Readiness, quotas: Q
         ),
         route_name=_route_name,
     )
+    return cors.allowing(settings.cors_origins, framed)
 
 
 def _quota(name: str, requests_per_minute: int) -> Quota | None:
@@ -115,10 +117,11 @@ class _HotPath:
         if (
             path.startswith(_PRODUCTS)
             and scope["method"] == "GET"
+            and not scope["query_string"]
             and (reference := path[_LENGTH:])
             and "/" not in reference
         ):
-            scope["endpoint"] = one.documented_get_product
+            scope["endpoint"] = one.get_product_at
             await one.get_product(scope, send, people=self._people, ports=self._ports, reference=reference)
         else:
             await self._application(scope, receive, send)
