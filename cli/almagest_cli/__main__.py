@@ -5,7 +5,7 @@ import sys
 import typer
 
 from almagest_cli import output
-from almagest_cli.commands import catalog, jobs, local, session, trace
+from almagest_cli.commands import catalog, jobs, local, log, session, trace
 from almagest_cli.output import CommandError, Exit
 
 _EPILOG = (
@@ -39,6 +39,7 @@ app.command("list", rich_help_panel=_DATA)(catalog.list_products)
 app.command(rich_help_panel=_DATA)(catalog.search)
 app.command(rich_help_panel=_LOOK)(catalog.history)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_LOOK)
+app.add_typer(log.app, name="log", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(trace.trace)
 
 
