@@ -3,7 +3,7 @@ authority, or the identity in ALMAGEST_OPERATOR_IDENTITY.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ _NOT_UP = "Is the system up? `almagest up` starts it; ALMAGEST_EVENT_STORE_TARGE
 
 
 @contextmanager
-def channel(service: str) -> Iterator[grpc.Channel]:
+def channel(service: str) -> Generator[grpc.Channel]:
     """A channel to a service: of the local system, or to the target in ALMAGEST_<SERVICE>_TARGET.
 
     Raises:

@@ -144,8 +144,8 @@ def _columns(appends: Sequence[Append]) -> tuple[list[Any], ...]:
         for stream, category, bucket, expectation, events in append.also:
             part(streams.slot(stream, category, bucket), expectation, events)
         if append.setting is not None:
-            stream, category, bucket, *values = append.setting
-            settings.append((index, streams.slot(stream, category, bucket), *values))
+            stream, category, bucket, max_count, max_age, tombstoned = append.setting
+            settings.append((index, streams.slot(stream, category, bucket), max_count, max_age, tombstoned))
     return (
         list(id_slots),
         id_of,
