@@ -36,6 +36,8 @@ from event_store.application.shard_map import Routing
 from event_store.domain.errors import MoveUnderWay, UnknownShard
 
 _FOLLOW_SECONDS: Final = 0.1
+_SNAPSHOTS: Final = 100
+"""How many snapshots are copied at a time."""
 _logger = structlog.stdlib.get_logger(__name__)
 
 
@@ -125,6 +127,14 @@ class MovingShard(Protocol):
 
     async def copied(self, move: Move, *, after: int, until: int, bounds: PageBounds) -> Copied:
         """The next piece of what it copies from here."""
+        ...
+
+    async def snapshots(self, move: Move, *, after: tuple[str, str], limit: int) -> Sequence[Mapping[str, Any]]:
+        """The next snapshots of its streams, by stream and kind."""
+        ...
+
+    async def keep(self, snapshots: Sequence[Mapping[str, Any]]) -> None:
+        """Keep snapshots, where there are no later ones."""
         ...
 
     async def arrival(self, move: Move) -> Arrival:
@@ -392,6 +402,7 @@ class Mover:
                 copied_to = await self._copy(work, copied_to, head, gently=head - copied_to > self._pace.near)
                 if await source.head() - copied_to <= self._pace.near:
                     break
+            await self._copy_snapshots(move)
             self._tell(move, "copied")
             began = asyncio.get_running_loop().time()
             fence = await source.fence(move)
@@ -435,6 +446,18 @@ class Mover:
             if gently:
                 await asyncio.sleep(loop.time() - began)
         return after
+
+    async def _copy_snapshots(self, move: Move) -> None:
+        """Copy the snapshots as they are now. They are only there to save work: one that is written later is made anew
+        when it is missed.
+        """
+        after = ("", "")
+        while True:
+            snapshots = await self._shards[move.from_shard].snapshots(move, after=after, limit=_SNAPSHOTS)
+            if not snapshots:
+                return
+            await self._shards[move.to_shard].keep(snapshots)
+            after = (snapshots[-1]["stream"], snapshots[-1]["kind"])
 
     async def _give_up(self, work: _Work, failure: str) -> None:
         """End a move that cannot go on: the new shard will never take the buckets, so the old one may hold them."""

@@ -8,16 +8,19 @@ refuses it, which makes the replica look again, and wait as long as a move holds
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from chassis.buckets import BUCKETS, BucketMap, ShardMap
+from chassis.deadlines import remaining
 
 from event_store.application.append_loop import Answer, AppendLoop, NotWritten
 from event_store.application.membership import ShardsUnusable
 from event_store.domain.append import Append
 from event_store.domain.errors import BucketMoved, DifferentShards
+
+T = TypeVar("T")
 
 _LOOK_SECONDS: Final = (0.005, 0.1)
 """How soon to look again while a bucket is held by no shard, at first and at most."""
@@ -31,6 +34,23 @@ class Held:
     """The latest version of the map that it has heard of."""
     buckets: frozenset[int]
     """The buckets that it takes appends for."""
+
+
+class Places(Protocol):
+    """Where each bucket is, in the latest version that is known."""
+
+    @property
+    def epoch(self) -> int:
+        """The version."""
+        ...
+
+    def shard_of(self, bucket: int) -> int:
+        """The shard of a bucket."""
+        ...
+
+    def ranges(self, shard: int) -> list[tuple[int, int]]:
+        """The buckets of a shard."""
+        ...
 
 
 class Shard(Protocol):
@@ -76,6 +96,7 @@ class Routing:
         self._shards = shards
         self._changed: Callable[[int], None] | None = None
         self._held: list[Held] = []
+        self._holding = [Holding(shard) for shard in shards]
         self._map: ShardMap = BucketMap(len(shards))
         self._looking: asyncio.Task[None] | None = None
         self._rumour = asyncio.Event()
@@ -152,6 +173,19 @@ class Routing:
         """Have each new version of the map told."""
         self._changed = changed
 
+    def held(self, shard: int) -> Held:
+        """What a shard said last that it holds."""
+        return self._held[shard]
+
+    async def ask(self, shard: int) -> Held:
+        """What a shard holds, at a moment from now on.
+
+        Raises:
+            NotWritten: It cannot be asked.
+        """
+        self._held[shard] = account = await self._holding[shard]()
+        return account
+
     def rumoured(self, epoch: int) -> None:
         """Somebody says that there is a version of the map."""
         if epoch > self.epoch:
@@ -183,6 +217,76 @@ class Routing:
                 return False
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
+
+
+class Holding:
+    """What a shard holds, asked on behalf of many: those who ask while a question is on its way share the next one, so
+    that each gets an answer of a moment after it asked.
+    """
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._asked: asyncio.Task[Held] | None = None
+        self._next: asyncio.Task[Held] | None = None
+
+    async def __call__(self) -> Held:
+        """What it holds.
+
+        Raises:
+            NotWritten: It cannot be asked.
+        """
+        if self._next is None:
+            # Who comes first must not have the others wait by its deadline.
+            self._next = asyncio.create_task(self._ask(self._asked), context=contextvars.Context())
+        return await asyncio.shield(self._next)
+
+    async def _ask(self, before: "asyncio.Task[Held] | None") -> Held:
+        if before is not None:
+            await asyncio.wait([before])
+        self._asked, self._next = self._next, None
+        return await self._shard.held()
+
+
+class Rereading:
+    """Reads of streams, asked of the shards that hold them, and asked again when they did not.
+
+    A shard that a bucket has left still has its streams, as they were: an answer from there would be old without a sign
+    of it. So it counts only if the shard held the bucket at a moment between the question and the answer. It is asked
+    for that beside the read, not before it, which is enough: it held the bucket when it was last asked, and whoever
+    holds a bucket anew has heard of a new version of the map. With the same version at both ends it held it all the
+    time.
+    """
+
+    def __init__(self, routing: Routing, *, patience: float) -> None:
+        """Wait up to `patience` seconds for a bucket that is being moved."""
+        self._routing = routing
+        self._patience = patience
+
+    async def __call__(self, buckets: Mapping[int, str], read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The answer of a read of streams, by their buckets. `read` finds the shards anew each time.
+
+        Raises:
+            BucketMoved: A bucket was held by no shard for too long.
+        """
+        until = asyncio.get_running_loop().time() + self._patience
+        left = remaining()
+        if left is not None:
+            until = min(until, asyncio.get_running_loop().time() + left)
+        while True:
+            places = {bucket: self._routing.shard_of(bucket) for bucket in buckets}
+            shards = sorted(set(places.values()))
+            known = {shard: self._routing.held(shard) for shard in shards}
+            answer, *accounts = await asyncio.gather(read(), *(self._routing.ask(shard) for shard in shards))
+            now = dict(zip(shards, accounts, strict=True))
+            away = next((bucket for bucket, shard in places.items() if bucket not in now[shard].buckets), None)
+            if away is not None:
+                if not await self._routing.settled(away, refused_by=places[away], until=until):
+                    raise BucketMoved(buckets[away], away, places[away], self._routing.epoch)
+            elif all(
+                bucket in known[shard].buckets and known[shard].epoch == now[shard].epoch
+                for bucket, shard in places.items()
+            ):
+                return answer
 
 
 class Rerouting:

@@ -6,9 +6,9 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from almagest.eventstore.v1 import event_store_pb2
-from chassis.buckets import BucketMap
 from chassis.tokens import Claims
 
+from event_store.application.shard_map import Places
 from event_store.domain.append import ANY, MAXIMUM_REVISION, NO_STREAM, Append, NewEvent, Setting
 from event_store.domain.stream import METADATA_CATEGORY, StreamMetadata, canonical_uuid, metadata_stream
 from event_store.entrypoints.wire import APPEND_OVERHEAD, EVENT_OVERHEAD, Faults, Limits, place
@@ -21,7 +21,7 @@ _EVENT_IDS: Final = UUID("5a5a2f58-6f0c-5b9e-8f3c-0d1f6b0a7c55")
 def setting(
     message: event_store_pb2.SetStreamMetadataRequest,
     limits: Limits,
-    buckets: BucketMap,
+    buckets: Places,
     person: Claims | None,
     workload: str,
 ) -> tuple[int, Append]:

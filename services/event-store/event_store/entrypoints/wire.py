@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from almagest.eventstore.v1 import event_pb2, event_store_pb2
-from chassis.buckets import BUCKETS, BucketMap, bucket_of
+from chassis.buckets import BUCKETS, bucket_of
 from chassis.errors import InvalidRequest
 from chassis.tokens import Claims
 
 from event_store.application.pages import Filter
+from event_store.application.shard_map import Places
 from event_store.domain.append import (
     ANY,
     MAXIMUM_REVISION,
@@ -109,7 +110,7 @@ def check_request(request: event_store_pb2.AppendRequest, limits: Limits) -> Non
     faults.end()
 
 
-def place(stream: str, partition_key: str, buckets: BucketMap, faults: Faults, field: str = "stream") -> Place:
+def place(stream: str, partition_key: str, buckets: Places, faults: Faults, field: str = "stream") -> Place:
     """Where a stream lives; for a name that is not one, somewhere, with a fault noted."""
     category = None
     if len(stream) > MAXIMUM_STREAM_LENGTH:
@@ -140,7 +141,7 @@ def writable(at: Place, faults: Faults, field: str = "stream") -> None:
 
 
 def append(
-    message: event_store_pb2.Append, limits: Limits, buckets: BucketMap, claims: Claims, workload: str
+    message: event_store_pb2.Append, limits: Limits, buckets: Places, claims: Claims, workload: str
 ) -> tuple[int, Append]:
     """The shard and the append that a message asks for. Who writes is what the claims and the caller's certificate
     say, whatever the message says.
@@ -211,7 +212,7 @@ def _also(
     message: event_store_pb2.Append,
     home: Place,
     limits: Limits,
-    buckets: BucketMap,
+    buckets: Places,
     claims: Claims,
     workload: str,
     faults: Faults,

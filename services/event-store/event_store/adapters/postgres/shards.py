@@ -34,6 +34,19 @@ _SETTINGS: Final = """
     SELECT stream, bucket, revision, max_count, max_age, tombstoned FROM public.stream_metadata
     WHERE stream = ANY($1::text[])
 """
+_SNAPSHOTS: Final = """
+    SELECT p.stream, p.kind, p.revision, p.payload, p.recorded_at
+    FROM public.snapshots AS p JOIN public.streams AS s ON s.stream = p.stream
+    WHERE s.bucket BETWEEN $1 AND $2 AND (p.stream, p.kind) > ($3, $4)
+    ORDER BY p.stream, p.kind LIMIT $5
+"""
+_KEEP: Final = """
+    INSERT INTO public.snapshots AS present (stream, kind, revision, payload, recorded_at)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::timestamptz[])
+    ON CONFLICT (stream, kind) DO UPDATE
+    SET revision = excluded.revision, payload = excluded.payload, recorded_at = excluded.recorded_at
+    WHERE present.revision < excluded.revision
+"""
 _EVENTS: Final = "SELECT coalesce(sum(revision + 1), 0)::bigint FROM public.streams WHERE bucket BETWEEN $1 AND $2"
 _COPY: Final = (
     "SELECT copied, new_head FROM public.copy_events($1::uuid, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,"
@@ -44,11 +57,9 @@ _METADATA: Final = "metadata-"
 _RAISED: Final = "P0001"
 
 
-def buckets_of(held: asyncpg.BitString) -> frozenset[int]:
+def buckets_of(held: bytes) -> frozenset[int]:
     """The buckets whose bits are set; the first bit is the leftmost."""
-    return frozenset(
-        8 * index + bit for index, byte in enumerate(held.bytes) if byte for bit in range(8) if byte & (128 >> bit)
-    )
+    return frozenset(8 * index + bit for index, byte in enumerate(held) for bit in range(8) if byte & (128 >> bit))
 
 
 class MovingDatabase(ShardDatabase):
@@ -89,12 +100,19 @@ class PostgresShard(MovingDatabase):
     def __init__(self, database: Database, shard: int, log: ReadableLog) -> None:
         super().__init__(database, shard)
         self._log = log
+        self._known = (0, b"")
+        self._account = Held(0, frozenset())
 
     async def held(self) -> Held:
         """Which buckets it holds."""
         async with self._telling() as connection:
             row = await connection.fetchrow(_HELD)
-        return Held(row["epoch"], buckets_of(row["held"]))
+        epoch, held = row["epoch"], row["held"].bytes
+        # It is asked for with every read, and changes once in a blue moon.
+        if (epoch, held) != self._known:
+            self._known = (epoch, held)
+            self._account = Held(epoch, buckets_of(held))
+        return self._account
 
     async def identity(self) -> Identity | None:
         """Which shard it is."""
@@ -160,6 +178,17 @@ class PostgresShard(MovingDatabase):
             appends = await connection.fetch(_APPENDS, after, page.checkpoint, move.first, move.last)
             metadata = await connection.fetch(_SETTINGS, settings) if settings else []
         return Copied(self._shard, after, page.checkpoint, events, appends, metadata)
+
+    async def snapshots(self, move: Move, *, after: tuple[str, str], limit: int) -> Sequence[Mapping[str, Any]]:
+        """The next snapshots of the streams of a move."""
+        async with self._telling() as connection:
+            return await connection.fetch(_SNAPSHOTS, move.first, move.last, *after, limit)
+
+    async def keep(self, snapshots: Sequence[Mapping[str, Any]]) -> None:
+        """Keep snapshots."""
+        columns = [[snapshot[column] for snapshot in snapshots] for column in _SNAPSHOT_COLUMNS]
+        async with self._telling() as connection:
+            await connection.execute(_KEEP, *columns)
 
     async def arrival(self, move: Move) -> Arrival:
         """How far a move to here is."""
@@ -250,4 +279,5 @@ def _columns(copied: Copied) -> tuple[Sequence[Any], ...]:
 
 
 _APPEND_COLUMNS: Final = ("append_id", "fingerprint", "stream", "first_revision", "last_revision", "also")
+_SNAPSHOT_COLUMNS: Final = ("stream", "kind", "revision", "payload", "recorded_at")
 _SETTING_COLUMNS: Final = ("stream", "bucket", "revision", "max_count", "max_age", "tombstoned")
