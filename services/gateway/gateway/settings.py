@@ -39,3 +39,9 @@ class Settings(ServiceSettings):
     """Networks, as a JSON list, of proxies whose `X-Forwarded-For` is believed."""
     cors_origins: tuple[str, ...] = ()
     """Origins, as a JSON list such as `["https://shop.example"]`, whose pages may call this from a browser."""
+    changes_heartbeat_seconds: float = Field(default=15.0, ge=0.2, le=60)
+    """The longest silence of a change feed."""
+    changes_stalled_seconds: float = Field(default=60.0, gt=0)
+    """How long the client of a change feed may take nothing before it is let go. It can go on from its last event."""
+    changes_feeds_per_person: int = Field(default=8, ge=1)
+    """Change feeds that one person may have open at this gateway."""
