@@ -5,7 +5,7 @@ import sys
 import typer
 
 from almagest_cli import output
-from almagest_cli.commands import catalog, jobs, local, log, session, trace
+from almagest_cli.commands import catalog, history, jobs, local, log, session, trace
 from almagest_cli.output import CommandError, Exit
 
 _EPILOG = (
@@ -37,7 +37,9 @@ app.command("import", rich_help_panel=_DATA)(jobs.import_file)
 app.command(rich_help_panel=_DATA)(catalog.get)
 app.command("list", rich_help_panel=_DATA)(catalog.list_products)
 app.command(rich_help_panel=_DATA)(catalog.search)
-app.command(rich_help_panel=_LOOK)(catalog.history)
+app.command(rich_help_panel=_LOOK)(history.history)
+app.command(rich_help_panel=_LOOK)(history.diff)
+app.command(rich_help_panel=_LOOK)(history.explain)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_LOOK)
 app.add_typer(log.app, name="log", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(trace.trace)
