@@ -288,6 +288,8 @@ _RENAMED: Mapping[str, str] = {
     "cursor": "after",
     "consistency_token": "Almagest-Consistency",
     "consistency_tokens": "Almagest-Consistency",
+    "recorded_from": "from",
+    "recorded_to": "to",
 }
 
 
@@ -300,13 +302,16 @@ def public_field(field_path: str, request_path: str = "") -> str:
     parts = field_path.split(".")
     if parts[0].startswith("commands["):
         parts = parts[2:]
-    if parts and parts[0] in ("description", "filter"):
+    if parts and parts[0] in ("description", "filter", "page", "moment"):
         parts = parts[1:]
+    if len(parts) > 1 and parts[0] in ("from", "to"):
+        # A version of a diff, which the client names in one word.
+        parts = parts[:1]
     if parts and parts[0] in ("general", "car", "truck"):
         parts = ["attributes", *parts[1:]]
         if len(parts) > 1 and parts[1] == "vehicle":
             del parts[1]
-    if len(parts) > 1 and parts[0] == "price" and request_path.endswith("/price"):
+    if len(parts) > 1 and parts[0] == "price" and request_path.endswith(("/price", "/price:correct")):
         parts = parts[1:]
     if parts:
         name, bracket, index = parts[0].partition("[")

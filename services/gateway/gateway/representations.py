@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import orjson
 from almagest.auth.v1 import auth_pb2
-from almagest.catalog.v1 import changes_pb2, command_pb2, query_pb2
+from almagest.catalog.v1 import changes_pb2, command_pb2, past_pb2, query_pb2, schedules_pb2
 from almagest.jobs.v1 import jobs_pb2
 from almagest.rpc.v1 import problem_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -142,7 +142,13 @@ class Changed(Shape):
         dict[str, str],
         Field(
             description="Where to go from here.",
-            examples=[{"self": _EXAMPLE_PATH, "history": f"{_EXAMPLE_PATH}/history"}],
+            examples=[
+                {
+                    "self": _EXAMPLE_PATH,
+                    "history": f"{_EXAMPLE_PATH}/history",
+                    "schedules": f"{_EXAMPLE_PATH}/schedules",
+                }
+            ],
         ),
     ]
 
@@ -157,8 +163,14 @@ def changed(executed: command_pb2.Executed, sku: str | None) -> dict[str, Any]:
         "changed": executed.changed,
         "created": executed.created,
         "consistency_token": executed.consistency_token,
-        "links": {"self": path, "history": path + "/history"},
+        "links": {"self": path, "history": path + "/history", "schedules": path + "/schedules"},
     }
+
+
+class Scheduled(Changed):
+    """A plan that was made."""
+
+    schedule_id: types.Uuid
 
 
 class ItemProblem(Shape):
@@ -203,6 +215,13 @@ class FieldChange(Shape):
     after: Any
 
 
+class FieldFact(Shape):
+    """One field of the document at some time."""
+
+    field: Annotated[str, Field(examples=["price.amount"])]
+    value: Any
+
+
 class Change(Shape):
     """One event of a product's life."""
 
@@ -215,6 +234,18 @@ class Change(Shape):
     job_id: str | None
     import_line: int | None
     fields: list[FieldChange]
+    position: Annotated[str, Field(description="Where it stands in the log, as `as_of` takes it.", examples=["0:1234"])]
+    effective_at: Annotated[
+        datetime | None, Field(description="From when what it says holds, if that is not when it was recorded.")
+    ]
+    effective_until: Annotated[datetime | None, Field(description="Until when, exclusive, if it ends.")]
+    schedule_id: Annotated[types.Uuid | None, Field(description="The schedule that it is about.")]
+    facts: Annotated[
+        list[FieldFact], Field(description="What holds at its own time: what is scheduled, or was corrected.")
+    ]
+    facts_withheld: Annotated[
+        bool, Field(description="Whether `facts` lacks what is scheduled, which takes the right to change the catalog.")
+    ]
 
 
 class HistoryPage(Shape):
@@ -235,10 +266,64 @@ def change(message: query_pb2.ProductChange) -> dict[str, Any]:
         "trace_id": message.trace_id or None,
         "job_id": message.job_id or None,
         "import_line": message.import_line or None,
-        "fields": [
-            {"field": field.field, "before": _json(field.before), "after": _json(field.after)}
-            for field in message.fields
-        ],
+        "fields": [field_change(field) for field in message.fields],
+        "position": f"{message.position.shard}:{message.position.position}",
+        "effective_at": _maybe(message, "effective_at"),
+        "effective_until": _maybe(message, "effective_until"),
+        "schedule_id": message.schedule_id or None,
+        "facts": [{"field": fact.field, "value": _json(fact.value)} for fact in message.facts],
+        "facts_withheld": message.facts_withheld,
+    }
+
+
+def field_change(message: query_pb2.FieldChange) -> dict[str, Any]:
+    """One field, before and after."""
+    return {"field": message.field, "before": _json(message.before), "after": _json(message.after)}
+
+
+class Diff(Shape):
+    """How two versions differ."""
+
+    product_id: types.Uuid
+    from_revision: types.Revision
+    to_revision: types.Revision
+    fields: list[FieldChange]
+
+
+class Explanation(Shape):
+    """Where the value of a field comes from."""
+
+    product_id: types.Uuid
+    field: Annotated[str, Field(examples=["price.amount"])]
+    value: Any
+    before: Annotated[Any, Field(description="What it replaced.")]
+    revision: Annotated[types.Revision, Field(description="The product's, at that moment.")]
+    as_of: datetime
+    known_at: datetime
+    set_by: Annotated[Change | None, Field(description="The event; null when the field never had a value.")]
+    scheduled_by: Annotated[
+        Change | None, Field(description="The event that had scheduled it, if it was scheduled and has come.")
+    ]
+    links: Annotated[dict[str, str], Field(examples=[{"history": f"{_EXAMPLE_PATH}/history"}])]
+
+
+def explanation(request: past_pb2.ExplainFieldRequest, answer: past_pb2.ExplainFieldResponse) -> dict[str, Any]:
+    """Where a value comes from, as catalog-query tells it."""
+    path = f"/v1/products/{request.product_id}"
+    links = {"product": path, "history": f"{path}/history"}
+    if answer.set_by.job_id:
+        links["job"] = f"/v1/jobs/{answer.set_by.job_id}"
+    return {
+        "product_id": request.product_id,
+        "field": request.field,
+        "value": _json(answer.value),
+        "before": _json(answer.before),
+        "revision": answer.revision,
+        "as_of": at(answer.moment.as_of),
+        "known_at": at(answer.moment.known_at),
+        "set_by": change(answer.set_by) if answer.HasField("set_by") else None,
+        "scheduled_by": change(answer.scheduled_by) if answer.HasField("scheduled_by") else None,
+        "links": links,
     }
 
 
@@ -438,3 +523,90 @@ class Ready(Shape):
 
     ready: bool
     probes: dict[str, str]
+
+
+class ScheduledPrice(Shape):
+    """A price that is planned."""
+
+    amount: types.Amount
+    currency: types.Currency
+
+
+class Refusal(Shape):
+    """Why a schedule is still open although it was tried to carry it out."""
+
+    reason: Annotated[str, Field(examples=["USER_NOT_FOUND"])]
+    message: str
+    refused_at: datetime
+    attempts: int
+    next_attempt_at: datetime
+
+
+class Schedule(Shape):
+    """A plan, and what became of it."""
+
+    schedule_id: types.Uuid
+    product_id: types.Uuid
+    price: Annotated[ScheduledPrice | None, Field(description="The price that the product gets, if that is the plan.")]
+    published: Annotated[bool | None, Field(description="Whether it is published or hidden, if that is the plan.")]
+    effective_at: datetime
+    state: types.ScheduleState
+    scheduled_by: types.Uuid
+    scheduled_at: datetime
+    reason: str | None
+    ended_at: datetime | None
+    failure: Annotated[
+        str | None,
+        Field(
+            description="Why it failed: `PRICE_MISSING`, or `SUPERSEDED` by what took effect later and came before it.",
+            examples=["PRICE_MISSING"],
+        ),
+    ]
+    refusal: Refusal | None
+    links: Annotated[dict[str, str], Field(examples=[{"product": _EXAMPLE_PATH}])]
+
+
+class SchedulePage(Shape):
+    """Schedules, those due first first."""
+
+    items: list[Schedule]
+    next_cursor: str | None
+
+
+SCHEDULE_STATES = {
+    "open": schedules_pb2.SCHEDULE_STATE_OPEN,
+    "activated": schedules_pb2.SCHEDULE_STATE_ACTIVATED,
+    "cancelled": schedules_pb2.SCHEDULE_STATE_CANCELLED,
+    "failed": schedules_pb2.SCHEDULE_STATE_FAILED,
+}
+_SCHEDULE_STATE_NAMES = {number: name for name, number in SCHEDULE_STATES.items()}
+
+
+def schedule(message: schedules_pb2.Schedule) -> dict[str, Any]:
+    """A schedule as catalog-query tells it."""
+    is_price = message.WhichOneof("change") == "price"
+    path = f"/v1/products/{message.product_id}"
+    kept = message.refusal
+    return {
+        "schedule_id": message.schedule_id,
+        "product_id": message.product_id,
+        "price": {"amount": message.price.amount, "currency": message.price.currency} if is_price else None,
+        "published": None if is_price else message.published,
+        "effective_at": at(message.effective_at),
+        "state": _SCHEDULE_STATE_NAMES.get(message.state, "open"),
+        "scheduled_by": message.scheduled_by,
+        "scheduled_at": at(message.scheduled_at),
+        "reason": message.reason or None,
+        "ended_at": at(message.ended_at) if message.HasField("ended_at") else None,
+        "failure": message.failure or None,
+        "refusal": {
+            "reason": kept.problem.reason,
+            "message": kept.problem.message,
+            "refused_at": at(kept.refused_at),
+            "attempts": kept.attempts,
+            "next_attempt_at": at(kept.next_attempt_at),
+        }
+        if message.HasField("refusal")
+        else None,
+        "links": {"product": path, "history": f"{path}/history"},
+    }

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from gateway import types
 
@@ -155,6 +155,57 @@ class Discontinue(Body):
     reason: types.Reason
 
 
+class SchedulePrice(Body):
+    """A price from a time on."""
+
+    price: Money
+    effective_at: types.Time
+    reason: types.Reason | None = None
+
+
+class SchedulePublication(Body):
+    """A publication, or its end, at a time."""
+
+    published: Annotated[bool, Field(description="`true`: publish; `false`: hide from the public.")]
+    effective_at: types.Time
+    reason: types.Reason | None = None
+
+
+SCHEDULED_PRICE = "a price"
+SCHEDULED_PUBLICATION = "a publication"
+
+
+def _planned(body: object) -> str:
+    return SCHEDULED_PUBLICATION if isinstance(body, dict) and "published" in body else SCHEDULED_PRICE
+
+
+Schedule = Annotated[
+    Annotated[SchedulePrice, Tag(SCHEDULED_PRICE)] | Annotated[SchedulePublication, Tag(SCHEDULED_PUBLICATION)],
+    Discriminator(_planned),
+]
+"""What can be planned."""
+
+
+class CorrectPrice(Money):
+    """What the price really was."""
+
+    effective_from: Annotated[
+        types.Time, Field(description="From when; not before the product was created, and not in the future.")
+    ]
+    effective_until: Annotated[
+        types.Time | None,
+        Field(description="Until when, exclusive, not in the future; left out: it holds now as well."),
+    ] = None
+    reason: types.Reason | None = None
+
+
+class Restore(Body):
+    """Which state to bring back."""
+
+    revision: types.Revision
+    reason: types.Reason | None = None
+
+
 class BatchGet(Body):
     """Products to read at once."""
 
@@ -170,7 +221,52 @@ class Page(BaseModel):
     cursor: types.Cursor | None = None
 
 
-class _Filter(Page):
+class Moment(BaseModel):
+    """When to look: the present if not said."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    as_of: types.AsOf | None = None
+    known_at: types.KnownAt | None = None
+
+
+class History(Page):
+    """Which changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recorded_from: Annotated[
+        types.KnownAt | None, Field(alias="from", description="Only what was recorded then or later (RFC 3339).")
+    ] = None
+    recorded_to: Annotated[
+        types.KnownAt | None, Field(alias="to", description="Only what was recorded then or before (RFC 3339).")
+    ] = None
+
+
+class DiffVersions(BaseModel):
+    """Which two versions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    before: Annotated[types.Version, Field(alias="from")]
+    after: Annotated[types.Version | None, Field(alias="to", description="The present one if not said.")] = None
+
+
+class Explain(Moment):
+    """Which field, and when."""
+
+    field: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=500,
+            description="The path of a field, or of the fields below it.",
+            examples=["price.amount"],
+        ),
+    ]
+
+
+class _Filter(Page, Moment):
     make: (
         Annotated[
             str, Field(min_length=1, max_length=200, description="The make, whatever its case.", examples=["Volvo"])
@@ -274,6 +370,17 @@ class ListJobs(Page):
     """Which jobs."""
 
     state: Annotated[list[types.JobState], Field(max_length=5, description="Any of these.")] = []
+
+
+class ListSchedules(Page):
+    """Which schedules."""
+
+    due_before: Annotated[types.Time | None, Field(description="Only those that are effective before this time.")] = (
+        None
+    )
+    state: Annotated[
+        list[types.ScheduleState], Field(max_length=4, description="Any of these; only open ones if not said.")
+    ] = []
 
 
 class ListRefused(Page):

@@ -85,6 +85,50 @@ Reason = Annotated[
         examples=["Black Friday"],
     ),
 ]
+Time = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$",
+        description="A time with its offset from UTC (RFC 3339), to the microsecond.",
+        examples=["2026-11-27T00:00:00+01:00"],
+        json_schema_extra={"format": "date-time"},
+    ),
+]
+AsOf = Annotated[
+    str,
+    Field(
+        min_length=3,
+        max_length=40,
+        description=(
+            "Look back, or ahead: what is effective at this time (RFC 3339), or the state as the log stood at this "
+            "position (`<shard>:<position>`, as the history tells them; for a page, at the time of that position). "
+            "A time in the future previews what is scheduled, and needs the right to change the catalog."
+        ),
+        examples=["2026-11-27T00:00:00Z"],
+    ),
+]
+KnownAt = Annotated[
+    str,
+    Field(
+        min_length=20,
+        max_length=40,
+        description=(
+            "With a time in `as_of`: only what was recorded by then counts, so what was corrected later is as it was "
+            "believed to be. Not in the future."
+        ),
+        examples=["2026-11-28T00:00:00Z"],
+    ),
+]
+Version = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=40,
+        description="A revision, a time (RFC 3339), or a position of the log (`<shard>:<position>`).",
+        examples=["3"],
+    ),
+]
+ScheduleState = Literal["open", "activated", "cancelled", "failed"]
 Kind = Literal["general", "car", "truck"]
 KindFilter = Literal["general", "vehicle", "car", "truck"]
 Status = Literal["draft", "published", "discontinued"]

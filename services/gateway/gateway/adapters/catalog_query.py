@@ -6,7 +6,7 @@ slowest item is.
 
 from collections.abc import Sequence
 
-from almagest.catalog.v1 import query_pb2, query_pb2_grpc
+from almagest.catalog.v1 import past_pb2, past_pb2_grpc, query_pb2, query_pb2_grpc, schedules_pb2, schedules_pb2_grpc
 from chassis.coalescing import Coalescer
 from chassis.deadlines import timeout_for
 from chassis.errors import RemoteProblem
@@ -17,9 +17,13 @@ from gateway.application.ports import CatalogQuery, Person
 
 LIMIT_SECONDS = 30.0
 _SERVICE = "/almagest.catalog.v1.CatalogQueryService/"
+_PAST = "/almagest.catalog.v1.CatalogPastService/"
 RETRYABLE = frozenset(
     _SERVICE + method
     for method in ("BatchGetProducts", "ListProducts", "SearchProducts", "GetProductHistory", "GetProjectionStatus")
+) | frozenset(
+    _PAST + method
+    for method in ("GetProductAsOf", "ListProductsAsOf", "SearchProductsAsOf", "DiffProduct", "ExplainField")
 )
 _Reads = Coalescer[query_pb2.GetProductItem, query_pb2.ProductDocument]
 
@@ -29,6 +33,8 @@ class GrpcCatalogQuery(CatalogQuery):
 
     def __init__(self, channel: Channel) -> None:
         self._stub = query_pb2_grpc.CatalogQueryServiceStub(channel)
+        self._past = past_pb2_grpc.CatalogPastServiceStub(channel)
+        self._plans = schedules_pb2_grpc.CatalogScheduleServiceStub(channel)
         self._reads: _Reads = Coalescer(self._send, max_batch=256, in_flight=2, name="get_products")
         self._patient_reads: _Reads = Coalescer(self._send, max_batch=32, in_flight=64, name="get_products_waiting")
 
@@ -70,6 +76,36 @@ class GrpcCatalogQuery(CatalogQuery):
         self, request: query_pb2.GetProductHistoryRequest, person: Person
     ) -> query_pb2.GetProductHistoryResponse:
         return await self._stub.GetProductHistory(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+
+    async def product_as_of(  # noqa: D102
+        self, request: past_pb2.GetProductAsOfRequest, person: Person
+    ) -> past_pb2.GetProductAsOfResponse:
+        return await self._past.GetProductAsOf(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+
+    async def list_as_of(  # noqa: D102
+        self, request: past_pb2.ListProductsAsOfRequest, person: Person
+    ) -> past_pb2.ListProductsAsOfResponse:
+        return await self._past.ListProductsAsOf(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+
+    async def search_as_of(  # noqa: D102
+        self, request: past_pb2.SearchProductsAsOfRequest, person: Person
+    ) -> past_pb2.SearchProductsAsOfResponse:
+        return await self._past.SearchProductsAsOf(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+
+    async def diff(  # noqa: D102
+        self, request: past_pb2.DiffProductRequest, person: Person
+    ) -> past_pb2.DiffProductResponse:
+        return await self._past.DiffProduct(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+
+    async def explain(  # noqa: D102
+        self, request: past_pb2.ExplainFieldRequest, person: Person
+    ) -> past_pb2.ExplainFieldResponse:
+        return await self._past.ExplainField(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+
+    async def schedules(  # noqa: D102
+        self, request: schedules_pb2.ListSchedulesRequest, person: Person
+    ) -> schedules_pb2.ListSchedulesResponse:
+        return await self._plans.ListSchedules(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
 
     async def projections(self, person: Person) -> query_pb2.GetProjectionStatusResponse:  # noqa: D102
         return await self._stub.GetProjectionStatus(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from almagest.auth.v1 import auth_pb2
-from almagest.catalog.v1 import changes_pb2, command_pb2, query_pb2
+from almagest.catalog.v1 import changes_pb2, command_pb2, past_pb2, query_pb2, schedules_pb2
 from almagest.jobs.v1 import jobs_pb2
 
 
@@ -96,6 +96,38 @@ class CatalogQuery(Protocol):
         """A page of changes."""
         ...
 
+    async def product_as_of(
+        self, request: past_pb2.GetProductAsOfRequest, person: Person
+    ) -> past_pb2.GetProductAsOfResponse:
+        """One product at a moment."""
+        ...
+
+    async def list_as_of(
+        self, request: past_pb2.ListProductsAsOfRequest, person: Person
+    ) -> past_pb2.ListProductsAsOfResponse:
+        """A page at a moment."""
+        ...
+
+    async def search_as_of(
+        self, request: past_pb2.SearchProductsAsOfRequest, person: Person
+    ) -> past_pb2.SearchProductsAsOfResponse:
+        """A page of matches at a moment."""
+        ...
+
+    async def diff(self, request: past_pb2.DiffProductRequest, person: Person) -> past_pb2.DiffProductResponse:
+        """How two versions differ."""
+        ...
+
+    async def explain(self, request: past_pb2.ExplainFieldRequest, person: Person) -> past_pb2.ExplainFieldResponse:
+        """Where a value comes from."""
+        ...
+
+    async def schedules(
+        self, request: schedules_pb2.ListSchedulesRequest, person: Person
+    ) -> schedules_pb2.ListSchedulesResponse:
+        """A page of what is planned."""
+        ...
+
     async def projections(self, person: Person) -> query_pb2.GetProjectionStatusResponse:
         """How far the read models are behind."""
         ...
@@ -155,18 +187,26 @@ class Claim(enum.Enum):
     """It was used with another request."""
 
 
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is remembered of an idempotency key, and the answer to it where the log does not know that."""
+
+    claim: Claim
+    answer: bytes = b""
+
+
 class KeyMemory(Protocol):
     """A memory of idempotency keys that may forget: the log decides, this only says no sooner.
 
     When it is away, every key is new, and nothing raises.
     """
 
-    async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Claim:
+    async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Remembered:
         """Remember for at most `seconds` that a request with this key and fingerprint runs, unless the key is known."""
         ...
 
-    async def done(self, key: str, fingerprint: bytes) -> None:
-        """Remember that it was answered."""
+    async def done(self, key: str, fingerprint: bytes, answer: bytes = b"") -> None:
+        """Remember that it was answered, and with what, where the log does not."""
         ...
 
     async def forget(self, key: str) -> None:

@@ -28,6 +28,8 @@ _TAGS = [
     {"name": "sessions", "description": "Log in and out."},
     {"name": "users", "description": "People and what they may do."},
     {"name": "products", "description": "The catalog."},
+    {"name": "schedules", "description": "What takes effect at a time."},
+    {"name": "history", "description": "What became of a product, and where its values come from."},
     {"name": "vehicles", "description": "The products that are cars or trucks."},
     {"name": "changes", "description": "Everything that happens, as it happens."},
     {"name": "imports", "description": "Many products at once, from a file."},
@@ -44,6 +46,9 @@ _BODIES: Mapping[str, Any] = {
     "SetPrice": requests.SetPrice,
     "Because": requests.Because,
     "Discontinue": requests.Discontinue,
+    "Schedule": requests.Schedule,
+    "CorrectPrice": requests.CorrectPrice,
+    "Restore": requests.Restore,
     "BatchGet": requests.BatchGet,
     "Problem": Problem,
 }

@@ -5,10 +5,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from gateway.entrypoints.dependencies import Asker, Backends, Consistency, IfNoneMatch, Reference, product_id_of
-from gateway.entrypoints.products.lists import PAGE, list_request, page_response
-from gateway.entrypoints.products.one import answers, document_response, read_product
-from gateway.problems import Refused
-from gateway.requests import ListVehicles
+from gateway.entrypoints.products.lists import PAGE, answer_list, list_request
+from gateway.entrypoints.products.one import answer_product, answers
+from gateway.requests import ListVehicles, Moment
 
 router = APIRouter(tags=["vehicles"])
 _VEHICLES = frozenset({"car", "truck"})
@@ -28,8 +27,7 @@ async def list_vehicles(
     consistency: Consistency = None,
 ) -> Response:
     """A page of the products that are vehicles."""
-    page = await ports.catalog_query.list_products(list_request(wanted, consistency, kinds=["vehicle"]), person)
-    return page_response(request, page)
+    return await answer_list(request, ports, person, wanted, list_request(wanted, consistency, kinds=["vehicle"]))
 
 
 @router.get(
@@ -41,12 +39,18 @@ async def list_vehicles(
 async def get_vehicle(
     product_id: Reference,
     person: Asker,
+    when: Annotated[Moment, Query()],
     ports: Backends,
     known: IfNoneMatch = None,
     consistency: Consistency = None,
 ) -> Response:
-    """A product that is a vehicle; another is not found here."""
-    document = await read_product(ports, person, product_id_of(product_id), consistency)
-    if orjson.loads(document.document)["kind"] not in _VEHICLES:
-        raise Refused(404, "PRODUCT_NOT_FOUND", "There is no vehicle with this id.")
-    return document_response(document, known)
+    """A product that is a vehicle; another is not found here. With `as_of` as it was or is planned to be."""
+    return await answer_product(
+        ports,
+        person,
+        product_id_of(product_id),
+        when,
+        consistency=consistency,
+        accepts=lambda document: orjson.loads(document)["kind"] in _VEHICLES,
+        known=known,
+    )

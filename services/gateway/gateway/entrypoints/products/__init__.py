@@ -1,8 +1,9 @@
 """Products: written through commands, read from the read model, explained from the log.
 
-`one`: a product and its history. `lists`: pages, the search, many by their ids. `changes`: all that writes.
+`one`: a product, as it is or was. `history`: what became of it. `lists`: pages, the search, many by their ids.
+`changes`: all that writes.
 """
 
-from gateway.entrypoints.products import changes, lists, one
+from gateway.entrypoints.products import changes, history, lists, one
 
-ROUTERS = (one.router, lists.router, changes.router)
+ROUTERS = (one.router, history.router, lists.router, changes.router)

@@ -3,11 +3,12 @@
 from typing import Annotated, Any
 
 import orjson
-from almagest.catalog.v1 import query_pb2
+from almagest.catalog.v1 import past_pb2, query_pb2
 from chassis.telemetry.tracing import inject
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
+from gateway.application.ports import Person, Ports
 from gateway.encoding import encode
 from gateway.entrypoints.bodies import JsonBody
 from gateway.entrypoints.dependencies import (
@@ -21,12 +22,16 @@ from gateway.entrypoints.dependencies import (
     tokens_of,
 )
 from gateway.entrypoints.documentation import ASKED, LINK, READ_HEADERS, WITH_BODY, body, problems, success
+from gateway.entrypoints.products.moments import HEADERS, headers_of, moment_of
 from gateway.representations import Batch, ProductPage, item_problem
-from gateway.requests import BatchGet, ListProducts, ListVehicles, SearchProducts
+from gateway.requests import BatchGet, ListProducts, ListVehicles, Moment, SearchProducts
 
 router = APIRouter(tags=["products"])
 
-PAGE: dict[int | str, dict[str, Any]] = {200: success("A page", ProductPage, LINK, READ_HEADERS), **problems(*ASKED)}
+PAGE: dict[int | str, dict[str, Any]] = {
+    200: success("A page", ProductPage, LINK, READ_HEADERS, HEADERS),
+    **problems(*ASKED),
+}
 """What a page of products can answer, for the documentation."""
 _SORTS = {
     None: query_pb2.PRODUCT_SORT_UNSPECIFIED,
@@ -65,13 +70,31 @@ def list_request(
     )
 
 
-def page_response(
-    request: Request, page: query_pb2.ListProductsResponse | query_pb2.SearchProductsResponse
+async def answer_list(
+    request: Request,
+    ports: Ports,
+    person: Person,
+    when: Moment,
+    page: query_pb2.ListProductsRequest,
+) -> Response:
+    """A page of a list, of the present or of another moment."""
+    moment = moment_of(when)
+    if moment is None:
+        return _page_response(request, await ports.catalog_query.list_products(page, person))
+    answer = await ports.catalog_query.list_as_of(past_pb2.ListProductsAsOfRequest(page=page, moment=moment), person)
+    return _page_response(request, answer.page, answer.moment)
+
+
+def _page_response(
+    request: Request,
+    page: query_pb2.ListProductsResponse | query_pb2.SearchProductsResponse,
+    moment: past_pb2.Resolved | None = None,
 ) -> Response:
     """A page, put together from documents that are not looked into."""
     cursor = page.next_page_token
     content = b"".join((b'{"items":[', b",".join(page.documents), b'],"next_cursor":', encode(cursor or None), b"}"))
-    return json_response(content, headers={**next_link(request, cursor), **positions_header(page.positions)})
+    headers = {**next_link(request, cursor), **positions_header(page.positions)}
+    return json_response(content, headers=headers if moment is None else headers | headers_of(moment))
 
 
 @router.get(
@@ -87,8 +110,8 @@ async def list_products(
     ports: Backends,
     consistency: Consistency = None,
 ) -> Response:
-    """A page of the products that the filter keeps."""
-    return page_response(request, await ports.catalog_query.list_products(list_request(wanted, consistency), person))
+    """A page of the products that the filter keeps, or with `as_of` kept at that moment."""
+    return await answer_list(request, ports, person, wanted, list_request(wanted, consistency))
 
 
 @router.get(
@@ -104,7 +127,7 @@ async def search_products(
     ports: Backends,
     consistency: Consistency = None,
 ) -> Response:
-    """A page of the products whose text has the words, best first."""
+    """A page of the products whose text has the words, best first, or with `as_of` had them at that moment."""
     page = list_request(wanted, consistency)
     search = query_pb2.SearchProductsRequest(
         text=wanted.text,
@@ -114,7 +137,12 @@ async def search_products(
         page_token=page.page_token,
         consistency_tokens=page.consistency_tokens,
     )
-    return page_response(request, await ports.catalog_query.search_products(search, person))
+    if (moment := moment_of(wanted)) is None:
+        return _page_response(request, await ports.catalog_query.search_products(search, person))
+    answer = await ports.catalog_query.search_as_of(
+        past_pb2.SearchProductsAsOfRequest(page=search, moment=moment), person
+    )
+    return _page_response(request, answer.page, answer.moment)
 
 
 @router.post(

@@ -1,4 +1,4 @@
-"""One product, and its history.
+"""One product.
 
 Reading one product is what this system does most. It is served as bare ASGI, ahead of all routes, and only documented
 as one: FastAPI's dependencies and validation would cost more than everything else that the request needs of this
@@ -6,11 +6,12 @@ process.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from almagest.catalog.v1 import query_pb2
+from almagest.catalog.v1 import past_pb2, query_pb2
 from chassis.telemetry.tracing import inject
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 from starlette.types import Scope, Send
 
@@ -23,16 +24,16 @@ from gateway.entrypoints.dependencies import (
     Consistency,
     IfNoneMatch,
     Reference,
-    json_response,
     matches,
-    next_link,
     person_of,
     product_id_of,
     tokens_of,
 )
-from gateway.entrypoints.documentation import ASKED, ETAG, LINK, READ_HEADERS, problems, success
-from gateway.representations import HistoryPage, ProductDocument, change
-from gateway.requests import Page
+from gateway.entrypoints.documentation import ASKED, ETAG, READ_HEADERS, problems, success
+from gateway.entrypoints.products.moments import HEADERS, etag_of, headers_of, moment_of
+from gateway.problems import Refused
+from gateway.representations import ProductDocument
+from gateway.requests import Moment
 
 router = APIRouter(tags=["products"])
 
@@ -89,11 +90,44 @@ async def get_product(scope: Scope, send: Send, *, people: People, ports: Ports,
     await send({"type": "http.response.body", "body": body})
 
 
-def document_response(document: query_pb2.ProductDocument, if_none_match: str | None) -> Response:
-    """A document, or 304 when the client has it."""
-    etag = f'"{document.revision}"'
-    headers = {"ETag": etag, CONSISTENCY: document.consistency_token, "Cache-Control": "private, no-cache"}
-    if matches(if_none_match, etag):
+async def answer_product(
+    ports: Ports,
+    person: Person,
+    product_id: str,
+    when: Moment,
+    *,
+    consistency: str | None,
+    accepts: Callable[[bytes], bool] = lambda _: True,
+    known: str | None,
+) -> Response:
+    """A product, as it is or as it was.
+
+    Args:
+        ports: the services.
+        person: who asks.
+        product_id: the product.
+        when: the moment.
+        consistency: the tokens of the request.
+        accepts: whether a document is one of those that are found here.
+        known: the If-None-Match header.
+    """
+    moment = moment_of(when)
+    if moment is None:
+        document = await read_product(ports, person, product_id, consistency)
+        etag, headers = f'"{document.revision}"', {"Cache-Control": "private, no-cache"}
+    else:
+        answer = await ports.catalog_query.product_as_of(
+            past_pb2.GetProductAsOfRequest(
+                product_id=product_id, moment=moment, consistency_tokens=tokens_of(consistency)
+            ),
+            person,
+        )
+        document = answer.product
+        etag, headers = etag_of(document.document), headers_of(answer.moment)
+    if not accepts(document.document):
+        raise Refused(404, "PRODUCT_NOT_FOUND", "There is no vehicle with this id.")
+    headers |= {"ETag": etag, CONSISTENCY: document.consistency_token}
+    if matches(known, etag):
         return Response(status_code=304, headers=headers)
     return Response(document.document, headers=headers, media_type="application/json")
 
@@ -101,8 +135,8 @@ def document_response(document: query_pb2.ProductDocument, if_none_match: str | 
 def answers(found: str) -> dict[int | str, dict[str, Any]]:
     """What reading one product can answer, for the documentation."""
     return {
-        200: success(found, ProductDocument, ETAG, READ_HEADERS),
-        304: success("The client has the current one", None, ETAG, READ_HEADERS),
+        200: success(found, ProductDocument, ETAG, READ_HEADERS, HEADERS),
+        304: success("The client has the current one", None, ETAG, READ_HEADERS, HEADERS),
         **problems(*ASKED, 404),
     }
 
@@ -113,34 +147,14 @@ def answers(found: str) -> dict[int | str, dict[str, Any]]:
     summary="One product",
     responses=answers("The product"),
 )
-async def documented_get_product(
-    product_id: Reference, person: Asker, known: IfNoneMatch = None, consistency: Consistency = None
-) -> None:
-    """A product by id or by `sku:<SKU>`, as the read model has it."""
-    # Served by `get_product`, before it comes to routes; this says what that does, and which methods the path has.
-    del product_id, person, known, consistency
-
-
-@router.get(
-    "/v1/products/{product_id}/history",
-    operation_id="getProductHistory",
-    summary="Who changed what, when and why",
-    responses={200: success("A page of changes, latest first", HistoryPage, LINK), **problems(*ASKED, 404)},
-)
-async def get_history(
-    request: Request, product_id: Reference, person: Asker, page: Annotated[Page, Query()], ports: Backends
+async def get_product_at(
+    product_id: Reference,
+    person: Asker,
+    when: Annotated[Moment, Query()],
+    ports: Backends,
+    known: IfNoneMatch = None,
+    consistency: Consistency = None,
 ) -> Response:
-    """Each event of a product from the log, with its actor, reason and trace, and the fields of the document that it
-    changed.
-    """
-    answer = await ports.catalog_query.history(
-        query_pb2.GetProductHistoryRequest(
-            product_id=product_id_of(product_id), page_size=page.page_size, page_token=page.cursor or ""
-        ),
-        person,
-    )
-    items = [change(message) for message in answer.changes]
-    return json_response(
-        {"items": items, "next_cursor": answer.next_page_token or None},
-        headers=next_link(request, answer.next_page_token),
-    )
+    """A product by id or by `sku:<SKU>`, as it is, or with `as_of` as it was or is planned to be."""
+    # Without a query it is served by `get_product`, before it comes to routes.
+    return await answer_product(ports, person, product_id_of(product_id), when, consistency=consistency, known=known)
