@@ -242,11 +242,11 @@ class ExecuteCommands:
     async def _resolved(self, request: Execute, append: ProductAppend) -> Written:
         """The answer to an append that was not answered.
 
-        Sending it again is safe: whichever of the two comes first is written, and the other gets its answer.
+        Sending it again is safe: whichever of the two comes first is written, and the other gets its answer. Unlike a
+        question by its id, it travels together with all others; after an outage there are many at once.
         """
         try:
-            found = await self._find(request)
-            return found or await self._log.append(append, deadline=request.deadline)
+            return await self._log.append(append, deadline=request.deadline)
         except (StreamConflict, AppendIdReused):
             raise
         except Exception:  # noqa: BLE001 - whatever keeps the log from saying, the outcome is unknown
