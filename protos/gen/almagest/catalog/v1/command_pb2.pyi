@@ -586,7 +586,9 @@ class CommandResult(_message.Message):
 
     @_builtins.property
     def problem(self) -> _problem_pb2.Problem:
-        """It was refused, and nothing of it was written."""
+        """It was not done: refused, and nothing of it was written; but with `OUTCOME_UNKNOWN` or `DEADLINE_EXCEEDED` it may be written all the same, which the same command id
+        again tells.
+        """
 
     def __init__(
         self,
