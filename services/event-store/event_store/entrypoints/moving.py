@@ -56,11 +56,10 @@ class MovingServicer(administration_pb2_grpc.EventStoreAdministrationServiceServ
             raise InvalidRequest([("page_size", f"is over {most}")])
         before: int | None = None
         if request.page_token:
-            if not (
-                request.page_token.isascii() and request.page_token.isdigit() and len(request.page_token) <= _DIGITS
-            ):
+            token = request.page_token
+            if not (token.isascii() and token.isdigit() and len(token) <= _DIGITS):
                 raise InvalidRequest([("page_token", "is none that was answered")])
-            before = min(int(request.page_token), 2**63 - 1)
+            before = min(int(token), 2**63 - 1)
         moves = await self._mover.listed(before=before, limit=size + 1)
         return administration_pb2.ListMovesResponse(
             moves=[_move(listed) for listed in moves[:size]],
