@@ -1,24 +1,37 @@
 """`log`: looking after the event log itself, as its operator."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import grpc
 import typer
 from almagest.eventstore.v1 import (
     administration_pb2,
     administration_pb2_grpc,
+    event_pb2,
     event_store_pb2,
     event_store_pb2_grpc,
 )
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from almagest_cli import operating, output
-from almagest_cli.output import CommandError, Json, err, out
+from almagest_cli.output import CommandError, Exit, Json, err, out
 
 EVENT_STORE = "event-store"
+BUCKETS = 1024
+_PHASES = {
+    administration_pb2.MOVE_PHASE_COPYING: "copying",
+    administration_pb2.MOVE_PHASE_FENCED: "fenced",
+    administration_pb2.MOVE_PHASE_DONE: "done",
+    administration_pb2.MOVE_PHASE_FAILED: "failed",
+}
+_PAGE = 200
 
-app = typer.Typer(help="Look after the event log: prove that it is whole.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look after the event log: prove that it is whole, and move buckets between its shards.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -49,6 +62,145 @@ def verify(
             whole = _tell(number, last, as_json=as_json) and whole
     if not whole:
         raise CommandError("The log is not what was written.", hint="Compare with a backup from before.")
+
+
+@app.command("map")
+def show_map(*, as_json: Json = False) -> None:
+    """Show which shard holds which buckets, and how far each is."""
+    with operating.channel(EVENT_STORE) as channel:
+        stub = event_store_pb2_grpc.EventStoreServiceStub(channel)
+        answer = stub.GetShardMap(event_store_pb2.GetShardMapRequest(), timeout=10)
+    shards = [
+        {"shard": one.shard, "buckets": [[part.first, part.last] for part in one.buckets], "head": one.head}
+        for one in answer.shards
+    ]
+    if as_json:
+        output.print_json({"epoch": answer.epoch, "shards": shards})
+        return
+    table = Table("Shard", "Buckets", "", "Head", box=None, pad_edge=False)
+    for one in answer.shards:
+        count = sum(part.last - part.first + 1 for part in one.buckets)
+        table.add_row(str(one.shard), ", ".join(map(_range, one.buckets)) or "none", str(count), str(one.head))
+    out.print(table)
+    out.print(f"version {answer.epoch} of the map")
+
+
+@app.command()
+def move(
+    *,
+    buckets: Annotated[str, typer.Option(help="The buckets, such as 0-127 or 5.", show_default=False)],
+    to: Annotated[int, typer.Option(min=0, help="The shard to move them to.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Move buckets to another shard while the log is used.
+
+    Writes to them wait for a moment at its end, and nothing else does. When this command breaks off, the move goes on;
+    the same command again follows it.
+    """
+    wanted = _buckets(buckets)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    last: administration_pb2.Move | None = None
+    with (
+        operating.channel(EVENT_STORE) as channel,
+        Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as bars,
+    ):
+        stub = administration_pb2_grpc.EventStoreAdministrationServiceStub(channel)
+        tasks: dict[str, Any] = {}
+        for answer in stub.MoveBuckets(administration_pb2.MoveBucketsRequest(buckets=wanted, to_shard=to)):
+            last = answer.move
+            if last.move_id not in tasks:
+                tasks[last.move_id] = bars.add_task(f"{_range(last.buckets)} from shard {last.from_shard}", total=None)
+            bars.update(tasks[last.move_id], completed=last.copied_events, total=last.total_events or None)
+            if as_json:
+                output.print_json(_plain(last))
+            elif last.phase in {administration_pb2.MOVE_PHASE_DONE, administration_pb2.MOVE_PHASE_FAILED}:
+                out.print(_said(last))
+    if last is None:
+        if not as_json:
+            out.print(f"{_range(wanted)}: all of them are in shard {to} already")
+    elif last.phase == administration_pb2.MOVE_PHASE_FAILED:
+        raise CommandError(
+            f"The buckets were not moved: {last.error}", hint="They are where they were, and the log is as it was."
+        )
+
+
+@app.command()
+def moves(*, as_json: Json = False) -> None:
+    """List the moves of buckets, the latest first."""
+    with operating.channel(EVENT_STORE) as channel:
+        found = list(_moves(administration_pb2_grpc.EventStoreAdministrationServiceStub(channel)))
+    if as_json:
+        for one in found:
+            output.print_json(_plain(one))
+        return
+    table = Table("Began", "Buckets", "From", "To", "Phase", "Events", "Pause", "Map", "", box=None, pad_edge=False)
+    for one in found:
+        table.add_row(
+            one.began_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
+            _range(one.buckets),
+            str(one.from_shard),
+            str(one.to_shard),
+            _PHASES.get(one.phase, ""),
+            f"{one.copied_events}/{one.total_events}",
+            _pause(one),
+            str(one.epoch or ""),
+            escape(one.error),
+        )
+    out.print(table)
+
+
+def _moves(stub: Any) -> Iterator[administration_pb2.Move]:
+    token = ""
+    while True:
+        request = administration_pb2.ListMovesRequest(page_size=_PAGE, page_token=token)
+        answer = stub.ListMoves(request, timeout=10)
+        yield from answer.moves
+        token = answer.next_page_token
+        if not token:
+            return
+
+
+def _buckets(text: str) -> event_pb2.BucketRange:
+    first, _, last = text.partition("-")
+    last = last or first
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < BUCKETS):
+        raise CommandError(f"--buckets is a range within 0-{BUCKETS - 1}, not {text!r}.", code=Exit.USAGE)
+    return event_pb2.BucketRange(first=int(first), last=int(last))
+
+
+def _range(buckets: event_pb2.BucketRange) -> str:
+    return str(buckets.first) if buckets.first == buckets.last else f"{buckets.first}-{buckets.last}"
+
+
+def _pause(one: administration_pb2.Move) -> str:
+    return f"{one.pause.ToNanoseconds() / 1e6:.1f} ms" if one.HasField("pause") else ""
+
+
+def _said(one: administration_pb2.Move) -> str:
+    if one.phase == administration_pb2.MOVE_PHASE_FAILED:
+        return f"{_range(one.buckets)}: stays in shard {one.from_shard}"
+    pause = f", paused for {_pause(one)}" if _pause(one) else ""
+    return (
+        f"{_range(one.buckets)}: from shard {one.from_shard} to {one.to_shard}, {one.copied_events} events{pause};"
+        f" version {one.epoch} of the map"
+    )
+
+
+def _plain(one: administration_pb2.Move) -> dict[str, Any]:
+    return {
+        "move_id": one.move_id,
+        "buckets": [one.buckets.first, one.buckets.last],
+        "from_shard": one.from_shard,
+        "to_shard": one.to_shard,
+        "phase": _PHASES.get(one.phase, ""),
+        "copied_events": one.copied_events,
+        "total_events": one.total_events,
+        "pause_seconds": one.pause.ToNanoseconds() / 1e9 if one.HasField("pause") else None,
+        "epoch": one.epoch or None,
+        "began_at": one.began_at.ToJsonString(),
+        "ended_at": one.ended_at.ToJsonString() if one.HasField("ended_at") else None,
+        "error": one.error,
+    }
 
 
 def _shards(channel: grpc.Channel) -> list[int]:
