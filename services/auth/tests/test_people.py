@@ -117,4 +117,9 @@ def test_roles_hold_the_scopes_of_the_lesser_ones():
     """Viewer is below editor is below admin, and only admins manage people."""
     assert SCOPES[Role.VIEWER] == {"catalog:read", "jobs:read"}
     assert SCOPES[Role.EDITOR] == SCOPES[Role.VIEWER] | {"catalog:write", "jobs:write"}
-    assert SCOPES[Role.ADMIN] == SCOPES[Role.EDITOR] | {"users:read", "users:write"}
+    assert SCOPES[Role.ADMIN] == SCOPES[Role.EDITOR] | {
+        "users:read",
+        "users:write",
+        "projections:read",
+        "projections:write",
+    }

@@ -9,7 +9,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from almagest.catalog.v1 import changes_pb2_grpc, past_pb2_grpc, query_pb2_grpc, schedules_pb2_grpc
+from almagest.catalog.v1 import (
+    changes_pb2_grpc,
+    past_pb2_grpc,
+    projections_pb2_grpc,
+    query_pb2_grpc,
+    schedules_pb2_grpc,
+)
 from chassis.database.engine import create_engine
 from chassis.database.pool import Database
 from chassis.ids import uuid7
@@ -17,6 +23,7 @@ from chassis.process import Assembly, Chassis
 
 from catalog_query.adapters.change_log import GrpcChangeLog
 from catalog_query.adapters.event_store import RETRYABLE, EventStore
+from catalog_query.adapters.generations import GenerationsShard
 from catalog_query.adapters.postgres import ReadModelShard
 from catalog_query.adapters.products import ServedProducts
 from catalog_query.adapters.queries import ProductPages
@@ -36,10 +43,21 @@ from catalog_query.entrypoints.catalog_query import CatalogQueryServicer
 from catalog_query.entrypoints.changes import CatalogChangesServicer
 from catalog_query.entrypoints.errors import ERRORS
 from catalog_query.entrypoints.past import CatalogPastServicer
-from catalog_query.entrypoints.policy import CHANGES_NAME, PAST_NAME, POLICY, SCHEDULES_NAME, SERVICE_NAME
+from catalog_query.entrypoints.policy import (
+    CHANGES_NAME,
+    PAST_NAME,
+    POLICY,
+    PROJECTIONS_NAME,
+    SCHEDULES_NAME,
+    SERVICE_NAME,
+)
+from catalog_query.entrypoints.projections import CatalogProjectionServicer
 from catalog_query.entrypoints.schedules import CatalogScheduleServicer
+from catalog_query.projections.drift import DriftCheck
+from catalog_query.projections.operations import Operations
 from catalog_query.projections.product import Products
 from catalog_query.projections.projector import Pace
+from catalog_query.projections.rebuild import Rebuilds
 from catalog_query.projections.supervisor import Followed, Projections
 from catalog_query.projections.versions import Versions
 from catalog_query.settings import Settings
@@ -83,6 +101,21 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             pace=pace,
             filling=replace(pace, batch_events=settings.rebuild_batch_events),
             look_every=settings.projection_look_seconds,
+            chores=Rebuilds([GenerationsShard(read_model) for read_model in read_models]),
+        )
+        drift = DriftCheck(
+            log=event_store,
+            read_models=read_models,
+            shards=shards,
+            freshness=freshness,
+            products_a_second=settings.drift_products_a_second,
+        )
+        operations = Operations(
+            projections=projections,
+            known={products.name: products, versions.name: versions},
+            shards=shards,
+            read_models=read_models,
+            log=event_store,
         )
         await projections.recall()
         documents: list[ServedProducts] = []
@@ -149,11 +182,16 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
                 (SCHEDULES_NAME, schedules_pb2_grpc.add_CatalogScheduleServiceServicer_to_server, schedules),
                 (SERVICE_NAME, query_pb2_grpc.add_CatalogQueryServiceServicer_to_server, servicer),
                 (PAST_NAME, past_pb2_grpc.add_CatalogPastServiceServicer_to_server, past),
+                (
+                    PROJECTIONS_NAME,
+                    projections_pb2_grpc.add_CatalogProjectionServiceServicer_to_server,
+                    CatalogProjectionServicer(operations),
+                ),
                 (CHANGES_NAME, changes_pb2_grpc.add_CatalogChangesServiceServicer_to_server, changes),
             ],
             policy=POLICY,
             errors=ERRORS,
-            tasks=[projections.run, feeds.run],
+            tasks=[projections.run, drift.run, feeds.run],
             probes={f"catalog_{shard}": database.ping for shard, database in enumerate(databases)},
         )
 

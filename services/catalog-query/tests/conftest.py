@@ -267,6 +267,9 @@ class Replica:
     port: int
     http_port: int
     connect: Callable[[str], AbstractAsyncContextManager[Any]]
+    """The stub of its service, as a workload."""
+    channel: Callable[[str], AbstractAsyncContextManager[Channel]]
+    """For stubs of its other services."""
 
 
 class Starter:
@@ -327,16 +330,21 @@ class Starter:
                 yield assembly
 
         @asynccontextmanager
-        async def connect(service: str) -> AsyncIterator[Any]:
+        async def opened(service: str) -> AsyncIterator[Channel]:
             source = FileIdentitySource(self._identity(service), "almagest.internal", service=service)
             channel = Channel(f"127.0.0.1:{bound.grpc_port}", service=name, identity=source, default_timeout=10)
             try:
-                yield stub(channel)
+                yield channel
             finally:
                 await channel.close()
 
+        @asynccontextmanager
+        async def connect(service: str) -> AsyncIterator[Any]:
+            async with opened(service) as channel:
+                yield stub(channel)
+
         async with running(name, chosen, assembled) as bound:
-            yield Replica(bound.grpc_port, bound.http_port, connect)
+            yield Replica(bound.grpc_port, bound.http_port, connect, opened)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,16 @@ ISSUER = f"spiffe://{TRUST_DOMAIN}/auth"
 _SCOPES = {
     "viewer": ("catalog:read", "jobs:read"),
     "editor": ("catalog:read", "jobs:read", "catalog:write", "jobs:write"),
-    "admin": ("catalog:read", "jobs:read", "catalog:write", "jobs:write", "users:read", "users:write"),
+    "admin": (
+        "catalog:read",
+        "jobs:read",
+        "catalog:write",
+        "jobs:write",
+        "users:read",
+        "users:write",
+        "projections:read",
+        "projections:write",
+    ),
 }
 
 

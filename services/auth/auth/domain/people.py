@@ -36,7 +36,7 @@ class Role(StrEnum):
 
 _VIEWER = frozenset({"catalog:read", "jobs:read"})
 _EDITOR = _VIEWER | {"catalog:write", "jobs:write"}
-_ADMIN = _EDITOR | {"users:read", "users:write"}
+_ADMIN = _EDITOR | {"users:read", "users:write", "projections:read", "projections:write"}
 SCOPES: Mapping[Role, frozenset[str]] = MappingProxyType(
     {Role.VIEWER: _VIEWER, Role.EDITOR: _EDITOR, Role.ADMIN: _ADMIN}
 )

@@ -73,6 +73,17 @@ class EventStore:
             async for message in messages:
                 yield message
 
+    async def forwards(self, stream: str) -> AsyncGenerator[Sequence[event_pb2.RecordedEvent], None]:
+        """The events of a stream from the first to the last, in pieces; none when there is no such stream.
+
+        Raises:
+            RemoteProblem: the log cannot be asked.
+        """
+        request = event_store_pb2.ReadStreamRequest(stream=stream, direction=event_store_pb2.DIRECTION_FORWARDS)
+        async with aclosing(aiter(self._stub.ReadStream(request))) as messages:
+            async for message in messages:
+                yield message.events
+
     async def backwards(
         self, stream: str, *, from_revision: int | None
     ) -> AsyncGenerator[Sequence[event_pb2.RecordedEvent], None]:

@@ -60,6 +60,13 @@ _MERGE: Final = (
     f" VALUES ({', '.join(f'change.{name}{cast}' for name, _, cast in COLUMNS)})"
 )
 
+# What is repaired is written over whatever there is.
+_REPLACE: Final = (
+    f" ({', '.join(_NAMES)}) VALUES"
+    f" ({', '.join(f'${n}::{kind}{cast}' for n, (_, kind, cast) in enumerate(COLUMNS, start=1))})"
+    f" ON CONFLICT (product_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _NAMES[1:])}"
+)
+
 _READ: Final = "SELECT product_id, document, revision FROM {table} WHERE product_id = ANY($1::uuid[])"
 
 
@@ -71,6 +78,7 @@ class ProductTable:
         table = f"{target.schema}.products"
         self.read_statement = _READ.format(table=table)
         self.merge_statement = f"MERGE INTO {table}{_MERGE}"
+        self._replace = f"INSERT INTO {table}{_REPLACE}"
         self._schema = target.schema
 
     async def read(self, product_ids: Sequence[UUID]) -> Mapping[UUID, StoredDocument]:
@@ -87,6 +95,10 @@ class ProductTable:
         """
         if rows_of(await connection.execute(self.merge_statement, *zip(*rows, strict=True))) != len(rows):
             raise ReadModelDiverged
+
+    async def replace(self, connection: Connection, row: ProductRow) -> None:
+        """Write a row over whatever there is."""
+        await connection.execute(self._replace, *row[1:])
 
     async def copy(self, connection: Connection, rows: Sequence[ProductRow]) -> None:
         """Add rows of products that the table does not have, in the fastest way that there is.

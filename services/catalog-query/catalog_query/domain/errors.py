@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from almagest.eventstore.v1 import event_pb2
 
+from catalog_query.domain.projection import Target
+
 
 class CatalogQueryError(Exception):
     """Anything that this service refuses or cannot do by itself."""
@@ -185,3 +187,62 @@ class CursorOfAnotherLog(CatalogQueryError):
             "This cursor belongs to another log, or to this one before it was set back. Begin anew: `after=start` for "
             "everything, `after=now` for what is to come."
         )
+
+
+class UnknownProjection(CatalogQueryError):
+    """There is no projection of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no projection {name}.")
+        self.name = name
+
+
+class UnknownGeneration(CatalogQueryError):
+    """There is no such generation."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(f"There is no generation {target.generation} of {target.projection}.")
+        self.target = target
+
+
+class UnknownParkedEvent(CatalogQueryError):
+    """Nothing is parked under this id, or not any more."""
+
+    def __init__(self, parked_id: str) -> None:
+        super().__init__(f"Nothing is parked as {parked_id}.")
+        self.parked_id = parked_id
+
+
+class GenerationNotReady(CatalogQueryError):
+    """The generation cannot be read yet."""
+
+    def __init__(self, target: Target, what: str) -> None:
+        super().__init__(f"Generation {target.generation} of {target.projection} cannot be read yet: {what}.")
+        self.target = target
+
+
+class GenerationServes(CatalogQueryError):
+    """The generation is read; it cannot be dropped, or compared with itself."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(f"Generation {target.generation} of {target.projection} is the one that is read.")
+        self.target = target
+
+
+class TooManyGenerations(CatalogQueryError):
+    """There is one to go back to, and it would have to go first."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(
+            f"Beside the generation that is read there is generation {target.generation} of {target.projection}: drop"
+            " it first."
+        )
+        self.target = target
+
+
+class GenerationsDiffer(CatalogQueryError):
+    """The generation says something else than the one that is read, and nobody said that it should."""
+
+    def __init__(self, target: Target, what: str) -> None:
+        super().__init__(f"Generation {target.generation} of {target.projection} is not switched to: {what}.")
+        self.target = target

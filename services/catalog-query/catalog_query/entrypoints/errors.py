@@ -9,8 +9,12 @@ from catalog_query.domain.errors import (
     BadCursor,
     BadPageToken,
     CursorOfAnotherLog,
+    ExceptionsMoved,
     FieldNotFound,
     FutureNotAllowed,
+    GenerationNotReady,
+    GenerationsDiffer,
+    GenerationServes,
     MomentNotReached,
     NotYetVisible,
     PoisonousEvent,
@@ -18,6 +22,10 @@ from catalog_query.domain.errors import (
     ProductNotThere,
     RevisionNotFound,
     StreamHeld,
+    TooManyGenerations,
+    UnknownGeneration,
+    UnknownParkedEvent,
+    UnknownProjection,
 )
 from catalog_query.entrypoints.policy import WRITE
 
@@ -70,6 +78,18 @@ ERRORS = ErrorTable(
         ),
         NotYetVisible: ErrorRow(grpc.StatusCode.UNAVAILABLE, "NOT_YET_VISIBLE", metadata=_position),
         StreamHeld: ErrorRow(grpc.StatusCode.UNAVAILABLE, "PRODUCT_HELD", metadata=_held),
+        UnknownProjection: ErrorRow(grpc.StatusCode.NOT_FOUND, "PROJECTION_NOT_FOUND"),
+        UnknownGeneration: ErrorRow(grpc.StatusCode.NOT_FOUND, "GENERATION_NOT_FOUND"),
+        UnknownParkedEvent: ErrorRow(grpc.StatusCode.NOT_FOUND, "PARKED_EVENT_NOT_FOUND"),
+        GenerationNotReady: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "GENERATION_NOT_READY"),
+        GenerationServes: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "GENERATION_SERVES"),
+        GenerationsDiffer: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "GENERATIONS_DIFFER"),
+        TooManyGenerations: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_GENERATIONS"),
+        ExceptionsMoved: ErrorRow(
+            grpc.StatusCode.ABORTED,
+            "STREAM_BUSY",
+            message=lambda _: "The product changes faster than its events can be read; try again.",
+        ),
         BadPageToken: ErrorRow(
             grpc.StatusCode.INVALID_ARGUMENT,
             "BAD_PAGE_TOKEN",

@@ -9,6 +9,9 @@ WRITE: Final = "catalog:write"
 SERVICE_NAME: Final = "almagest.catalog.v1.CatalogQueryService"
 SCHEDULES_NAME: Final = "almagest.catalog.v1.CatalogScheduleService"
 CHANGES_NAME: Final = "almagest.catalog.v1.CatalogChangesService"
+PROJECTIONS_NAME: Final = "almagest.catalog.v1.CatalogProjectionService"
+OPERATE: Final = "projections:write"
+LOOK: Final = "projections:read"
 PAST_NAME: Final = "almagest.catalog.v1.CatalogPastService"
 
 _readers = frozenset({"gateway", "worker"})
@@ -39,4 +42,20 @@ POLICY: Policy = {
     # The worker asks for nobody. Each schedule is carried out with a token of who planned it.
     f"/{SCHEDULES_NAME}/ListDueSchedules": Rule(callers=frozenset({"worker"}), person=Person.NONE),
     f"/{SCHEDULES_NAME}/ReportRefusals": Rule(callers=frozenset({"worker"}), person=Person.NONE),
+    **{
+        f"/{PROJECTIONS_NAME}/{name}": Rule(callers=frozenset({"gateway"}), scopes=frozenset({scope}))
+        for scope, names in {
+            LOOK: ("ListProjections", "ListParkedEvents", "ListDifferences", "ListDrift"),
+            OPERATE: (
+                "RetryParkedEvents",
+                "SkipParkedEvent",
+                "Rebuild",
+                "Compare",
+                "SwitchGeneration",
+                "DropGeneration",
+                "RepairProduct",
+            ),
+        }.items()
+        for name in names
+    },
 }

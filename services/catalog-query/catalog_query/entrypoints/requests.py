@@ -55,12 +55,21 @@ def product_id(text: str) -> UUID:
     Raises:
         InvalidRequest: it is none.
     """
+    return identifier("product_id", text)
+
+
+def identifier(field: str, text: str) -> UUID:
+    """A UUID in the form that we write them.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
     try:
         parsed = UUID(text)
     except ValueError:
         parsed = None
     if parsed is None or str(parsed) != text.lower():
-        raise InvalidRequest([("product_id", "must be a UUID, for example 6f0f5f3e-6c1b-5d53-9a0b-0a2f6f6c9d11")])
+        raise InvalidRequest([(field, "must be a UUID, for example 6f0f5f3e-6c1b-5d53-9a0b-0a2f6f6c9d11")])
     return parsed
 
 

@@ -6,7 +6,7 @@ that a rebuild, a switch or a move of buckets is followed within moments by ever
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -89,18 +89,29 @@ class Chores(Protocol):
     """What is done beside projecting, for generations that need it."""
 
     def due(
-        self, pointers: Mapping[int, Sequence[Pointer]], heads: Mapping[int, int]
+        self,
+        pointers: Mapping[int, Sequence[Pointer]],
+        progress: Callable[[Target, int], Sequence[tuple[int, int, int]]],
     ) -> Sequence[tuple[str, Coroutine[Any, Any, None]]]:
-        """What should run now, each under a name: one of a name runs at a time."""
+        """What should run now, each under a name: one of a name runs at a time.
+
+        Args:
+            pointers: the generations, by shard of the read model.
+            progress: how far a generation is there: shard of the log, checkpoint, head.
+        """
         ...
 
 
-@dataclass(slots=True)
-class _NoChores:
+class NoChores:
+    """Nothing to do beside."""
+
     def due(
-        self, pointers: Mapping[int, Sequence[Pointer]], heads: Mapping[int, int]
+        self,
+        pointers: Mapping[int, Sequence[Pointer]],
+        progress: Callable[[Target, int], Sequence[tuple[int, int, int]]],
     ) -> Sequence[tuple[str, Coroutine[Any, Any, None]]]:
-        del pointers, heads
+        """Nothing."""
+        del pointers, progress
         return ()
 
 
@@ -137,7 +148,7 @@ class Projections:
         self._pace = pace
         self._filling = filling or pace
         self._look_every = look_every
-        self._chores = chores or _NoChores()
+        self._chores = chores or NoChores()
         self._running: dict[Key, _Running] = {}
         self._doing: dict[str, asyncio.Task[None]] = {}
         self._look_now = asyncio.Event()
@@ -259,7 +270,7 @@ class Projections:
         for name, task in list(self._doing.items()):
             if task.done():
                 del self._doing[name]
-        for name, work in self._chores.due(self.known.pointers, self.known.heads):
+        for name, work in self._chores.due(self.known.pointers, self.progress):
             if name in self._doing:
                 work.close()
             else:
