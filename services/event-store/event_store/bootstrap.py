@@ -10,6 +10,7 @@ from chassis.database.pool import Database
 from chassis.process import Assembly, CannotStart, Chassis, Task
 from chassis.redis import connect
 
+from event_store.adapters.archive_files import ArchiveFiles
 from event_store.adapters.postgres import PostgresLog
 from event_store.adapters.postgres.moves import PostgresMoves
 from event_store.adapters.postgres.shards import PostgresShard
@@ -21,7 +22,7 @@ from event_store.application.membership import ShardsUnusable, join
 from event_store.application.moves import Move, Mover
 from event_store.application.pages import PageBounds
 from event_store.application.reads import Reader
-from event_store.application.shard_map import Rerouting, Routing
+from event_store.application.shard_map import Rereading, Rerouting, Routing
 from event_store.application.tails import Tail
 from event_store.entrypoints.administration import AdministrationServicer
 from event_store.entrypoints.errors import ERRORS
@@ -48,8 +49,15 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         shards = len(databases)
         telemetry = Telemetry(shards)
         heads = Heads(shards, watcher=telemetry.head)
+        directory = settings.archive_directory
+        files = [] if directory is None else [ArchiveFiles(directory, shard) for shard in range(shards)]
         logs = [
-            PostgresLog(database, shard, append_seconds=settings.append_seconds)
+            PostgresLog(
+                database,
+                shard,
+                append_seconds=settings.append_seconds,
+                archives=files[shard] if files else None,
+            )
             for shard, database in enumerate(databases)
         ]
         places = [
@@ -112,6 +120,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             loops=loops,
             metadata=logs,
             rerouted=Rerouting(routing, loops, patience=settings.move_wait_seconds),
+            reread=Rereading(routing, patience=settings.move_wait_seconds),
             reader=Reader(logs, heads, tails),
             verifier=chassis.verifier,
             errors=ERRORS,
@@ -127,6 +136,8 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
                 max_streams=settings.max_batch_streams,
                 max_events=settings.max_batch_events,
                 max_bytes=settings.max_batch_bytes,
+                max_snapshots=settings.max_snapshots,
+                max_snapshot_bytes=settings.max_snapshot_bytes,
             ),
         )
         yield Assembly(
@@ -135,7 +146,9 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
                 (
                     ADMINISTRATION,
                     administration_pb2_grpc.add_EventStoreAdministrationServiceServicer_to_server,
-                    AdministrationServicer(stored=logs),
+                    AdministrationServicer(
+                        stored=logs, archived=logs, files=files, archive_events=settings.archive_events, mover=mover
+                    ),
                 ),
             ],
             policy=POLICY,

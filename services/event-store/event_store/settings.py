@@ -1,5 +1,7 @@
 """What the event store is told by its environment."""
 
+from pathlib import Path
+
 from chassis.settings import DatabaseSettings
 from pydantic import Field
 
@@ -19,6 +21,11 @@ class Settings(DatabaseSettings):
     """How often to look which shard holds which buckets, besides all signals."""
     move_wait_seconds: float = Field(default=10.0, gt=0)
     """How long a request waits for a bucket that is being moved and that no shard holds at the moment."""
+    archive_directory: Path | None = None
+    """Where old events are archived: a directory that all replicas share, and that is backed up with the databases.
+    Unset: none are."""
+    archive_events: int = Field(default=100_000, ge=1, le=10_000_000)
+    """How many positions one archive holds."""
 
     batch_appends: int = Field(default=256, ge=1)
     """The most appends in one transaction."""
@@ -53,3 +60,7 @@ class Settings(DatabaseSettings):
     """Events in the answer to one batch read."""
     max_batch_bytes: int = Field(default=3 * 1024 * 1024, ge=1)
     """Bytes in the answer to one batch read, which must stay below what gRPC clients accept by default."""
+    max_snapshots: int = Field(default=500, ge=1)
+    """Snapshots per request."""
+    max_snapshot_bytes: int = Field(default=256 * 1024, ge=1)
+    """Bytes of one snapshot."""

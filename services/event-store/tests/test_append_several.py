@@ -219,7 +219,6 @@ async def test_a_stale_shard_map_is_refused():
         verifier=None,
         errors=ERRORS,
         limits=Limits(10, 10, 10, 1000, 1000, 1000),
-        metadata=[],
     )
     request = event_store_pb2.AppendRequest(appends=[event_store_pb2.Append()], epoch=2)
     with pytest.raises(StaleShardMap) as caught:

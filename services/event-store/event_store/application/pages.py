@@ -1,7 +1,8 @@
 """What is read of a log: events in pages that are bounded in number and in bytes, and the port that gives them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from almagest.eventstore.v1.event_pb2 import RecordedEvent
@@ -77,17 +78,53 @@ class StreamPage(NamedTuple):
 
 
 class StreamRange(NamedTuple):
-    """A stream from a revision on."""
+    """A stream from a revision on, or from after a snapshot of a kind (empty: none) when there is one that is later."""
 
     stream: str
     from_revision: int
+    snapshot_kind: str = ""
+
+
+class Snapshot(NamedTuple):
+    """The state that a stream was folded into, up to a revision."""
+
+    kind: str
+    revision: int
+    payload: bytes
+    recorded_at: datetime
+
+
+class NewSnapshot(NamedTuple):
+    """A snapshot to be kept."""
+
+    stream: str
+    kind: str
+    revision: int
+    payload: bytes
+
+
+class StreamExtent(NamedTuple):
+    """What there is of a stream to read, by its metadata: the first revision that is answered, the last one, and until
+    when an event may have been recorded to be too old (None: no matter when).
+    """
+
+    first_revision: int
+    last_revision: int
+    too_old: datetime | None
+    ended: bool
 
 
 class StreamContent(NamedTuple):
-    """A stream as it was read: its last revision is None when it does not exist."""
+    """A stream as it was read: its last revision is None when it does not exist. `first_revision` is the first one that
+    is to be answered.
+    """
 
     events: Sequence[RecordedEvent]
     last_revision: int | None
+    first_revision: int = 0
+    snapshot: Snapshot | None = None
+    ended: bool = False
+    too_old: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +152,8 @@ class ReadableLog(Protocol):
         """The events after a position, up to and with another."""
         ...
 
-    async def last_revision(self, stream: str) -> int | None:
-        """The last revision of a stream; None when it does not exist."""
+    async def stream_extent(self, stream: str) -> StreamExtent | None:
+        """What there is of a stream to read; None when it does not exist."""
         ...
 
     async def stream_page(
@@ -129,6 +166,12 @@ class ReadableLog(Protocol):
         self, ranges: Sequence[StreamRange], *, max_events: int, max_bytes: int
     ) -> Sequence[StreamContent] | None:
         """Several streams at one moment; None when they hold more than that."""
+        ...
+
+    async def put_snapshots(self, snapshots: Sequence[NewSnapshot]) -> Collection[int]:
+        """Keep snapshots that are later than those kept of their streams and kinds. Answers which, counted from 0, are
+        of a revision that their stream does not have.
+        """
         ...
 
     async def committed(self, append_id: str, stream: str) -> Committed | None:

@@ -8,12 +8,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
+
+from almagest.eventstore.v1.event_pb2 import RecordedEvent
 
 from event_store.application.heads import Heads
 from event_store.application.pages import Filter, PageBounds, ReadableLog, StreamContent, StreamRange
 from event_store.application.subscriptions import Slice, read_all, subscribe
 from event_store.application.tails import Tail
-from event_store.domain.errors import CheckpointAhead, ReadTooLarge, UnknownShard
+from event_store.domain.errors import CheckpointAhead, ReadTooLarge, StreamTombstoned, UnknownShard
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,31 +28,43 @@ class Reader:
     tails: Sequence[Tail]
     bounds: PageBounds = field(default_factory=PageBounds)
 
-    async def stream(
+    async def stream(  # noqa: C901 - two directions, two bounds
         self, shard: int, stream: str, *, from_revision: int | None, backwards: bool, limit: int
     ) -> AsyncGenerator[StreamContent, None]:
-        """One stream as it was when the read began, page by page. `limit` 0: all of it."""
+        """One stream as it was when the read began, page by page, as far as its metadata leave it. `limit` 0: all.
+
+        Raises:
+            StreamTombstoned: It has ended.
+        """
         log = self.logs[shard]
-        end = await log.last_revision(stream)
-        if end is None:
+        extent = await log.stream_extent(stream)
+        if extent is None:
             yield StreamContent((), None)
             return
-        first, last = (
-            (0, min(end, end if from_revision is None else from_revision)) if backwards else (from_revision or 0, end)
-        )
+        if extent.ended:
+            raise StreamTombstoned(stream)
+        first, end = extent.first_revision, extent.last_revision
+        last = end
+        if backwards:
+            last = min(end, end if from_revision is None else from_revision)
+        else:
+            first = max(first, from_revision or 0)
         if limit:
             first, last = (max(first, last - limit + 1), last) if backwards else (first, min(last, first + limit - 1))
         sent = False
         while first <= last:
             page = await log.stream_page(stream, first=first, last=last, backwards=backwards, bounds=self.bounds)
-            if page.events:
-                yield StreamContent(page.events, end)
+            if not page.events:
+                break
+            if backwards:
+                last = page.events[-1].revision - 1
+            else:
+                first = page.events[-1].revision + 1
+            events = _young(page.events, extent.too_old)
+            if events:
+                yield StreamContent(events, end)
                 sent = True
-                if backwards:
-                    last = page.events[-1].revision - 1
-                else:
-                    first = page.events[-1].revision + 1
-            if not page.more:
+            if not page.more or (backwards and len(events) < len(page.events)):
                 break
         if not sent:
             yield StreamContent((), end)
@@ -80,7 +95,9 @@ class Reader:
         for indexes, contents in zip(by_shard.values(), answers, strict=True):
             for index, content in zip(indexes, contents, strict=True):
                 found[index] = content
-        complete = [content for content in found if content is not None]
+        complete = [
+            content._replace(events=_young(content.events, content.too_old)) for content in found if content is not None
+        ]
         if sum(len(content.events) for content in complete) > max_events:
             raise ReadTooLarge("max_batch_events", max_events)
         if sum(event.ByteSize() for content in complete for event in content.events) > max_bytes:
@@ -134,3 +151,11 @@ class Reader:
         if after > head:
             raise CheckpointAhead(shard, after, head)
         return head
+
+
+def _young(events: Sequence[RecordedEvent], too_old: datetime | None) -> Sequence[RecordedEvent]:
+    """The events that are not too old to be answered."""
+    if too_old is None:
+        return events
+    seconds, nanos = int(too_old.timestamp()), too_old.microsecond * 1000
+    return [e for e in events if (e.recorded_at.seconds, e.recorded_at.nanos) > (seconds, nanos)]

@@ -126,6 +126,36 @@ class CheckpointAhead(LogError):
         )
 
 
+class ArchiveUnreadable(LogError):
+    """A file that holds a part of the log is not there, or not what was written."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        self.name = name
+        super().__init__(f"The archive {name} {detail}.")
+
+
+class ArchivingUnderWay(LogError):
+    """Events of the shard are being archived already."""
+
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
+        super().__init__(f"Events of shard {shard} are being archived already.")
+
+
+class ArchivesNotKept(LogError):
+    """No directory for archives is set."""
+
+    def __init__(self) -> None:
+        super().__init__("This event store keeps no archives: ALMAGEST_ARCHIVE_DIRECTORY is not set.")
+
+
+class SnapshotAhead(LogError):
+    """A snapshot is of a revision that its stream does not have."""
+
+    def __init__(self, stream: str, revision: int) -> None:
+        super().__init__(f"The stream {stream} has no revision {revision}.")
+
+
 class UnknownShard(LogError):
     """There is no such shard."""
 

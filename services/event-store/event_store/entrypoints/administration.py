@@ -4,10 +4,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
-from almagest.eventstore.v1 import administration_pb2, administration_pb2_grpc
+from almagest.eventstore.v1 import administration_pb2
 
+from event_store.application.archives import Archives
+from event_store.application.moves import Mover
 from event_store.application.verify import Progress, StoredLog, verify
 from event_store.entrypoints import wire
+from event_store.entrypoints.archiving import ArchivedShard, ArchivingServicer
+from event_store.entrypoints.moving import MovingServicer
 
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -15,10 +19,20 @@ else:  # generic for the type checker only
     Context = Any
 
 
-class AdministrationServicer(administration_pb2_grpc.EventStoreAdministrationServiceServicer):
+class AdministrationServicer(ArchivingServicer, MovingServicer):
     """Answers operators."""
 
-    def __init__(self, *, stored: Sequence[StoredLog]) -> None:
+    def __init__(
+        self,
+        *,
+        stored: Sequence[StoredLog],
+        archived: Sequence[ArchivedShard],
+        files: Sequence[Archives],
+        archive_events: int,
+        mover: Mover,
+    ) -> None:
+        MovingServicer.__init__(self, mover=mover)
+        ArchivingServicer.__init__(self, shards=archived, files=files, archive_events=archive_events)
         self._stored = stored
 
     async def Verify(  # noqa: N802 - gRPC's name

@@ -6,6 +6,9 @@ from chassis.errors import RETRY_AFTER_KEY, ErrorRow, ErrorTable
 from event_store.application.append_loop import NotWritten
 from event_store.domain.errors import (
     AppendIdReused,
+    ArchivesNotKept,
+    ArchiveUnreadable,
+    ArchivingUnderWay,
     BucketMoved,
     CheckpointAhead,
     DifferentShards,
@@ -15,6 +18,7 @@ from event_store.domain.errors import (
     ReadTooLarge,
     RevisionConflict,
     ShardUnavailable,
+    SnapshotAhead,
     StaleShardMap,
     StreamTombstoned,
     TooLate,
@@ -96,6 +100,12 @@ ERRORS = ErrorTable(
         QueueFull: ErrorRow(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", metadata=_shard),
         TooLate: ErrorRow(grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_LATE", metadata=_late),
         CheckpointAhead: ErrorRow(grpc.StatusCode.OUT_OF_RANGE, "CHECKPOINT_AHEAD", metadata=_ahead),
+        ArchiveUnreadable: ErrorRow(
+            grpc.StatusCode.DATA_LOSS, "ARCHIVE_UNREADABLE", metadata=lambda error: {"archive": error.name}
+        ),
+        ArchivingUnderWay: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "ARCHIVING_UNDER_WAY"),
+        ArchivesNotKept: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "ARCHIVES_NOT_KEPT"),
+        SnapshotAhead: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "SNAPSHOT_AHEAD"),
         UnknownShard: ErrorRow(grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_SHARD"),
         ReadTooLarge: ErrorRow(grpc.StatusCode.RESOURCE_EXHAUSTED, "READ_TOO_LARGE", metadata=_too_large),
     }

@@ -1,24 +1,28 @@
 """The reading half of the log on the wire."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import grpc
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
-from chassis.buckets import BucketMap
 from chassis.errors import InvalidRequest
 
 from event_store.application.pages import StreamContent, StreamRange
 from event_store.application.reads import Reader
+from event_store.application.shard_map import Places, Rereading
 from event_store.application.subscriptions import Slice
-from event_store.domain.stream import canonical_uuid
-from event_store.entrypoints import wire
+from event_store.domain.append import Committed
+from event_store.domain.errors import StreamTombstoned
+from event_store.domain.stream import StreamMetadata, canonical_uuid
+from event_store.entrypoints import stream_metadata, wire
+from event_store.entrypoints.errors import ERRORS
 from event_store.metrics import SUBSCRIPTIONS
 
 _ENCODED = frozenset({"ReadAll", "Subscribe"})
+MAXIMUM_KIND_LENGTH = 200
 _HEARTBEAT = (0.05, 1.0, 60.0)
 """The shortest, the usual and the longest heartbeat in seconds."""
 
@@ -35,13 +39,33 @@ class ReadLimits:
     max_streams: int
     max_events: int
     max_bytes: int
+    max_snapshots: int
+    max_snapshot_bytes: int
+
+
+class StreamSettings(Protocol):
+    """The metadata of the streams of one shard."""
+
+    async def metadata(self, stream: str) -> StreamMetadata | None:
+        """The metadata of a stream; None when none were ever set."""
+        ...
 
 
 class ReadingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
     """Answers for reads of the log."""
 
-    def __init__(self, *, buckets: BucketMap, reader: Reader, limits: ReadLimits) -> None:
+    def __init__(
+        self,
+        *,
+        buckets: Places,
+        reader: Reader,
+        limits: ReadLimits,
+        metadata: Sequence[StreamSettings],
+        reread: Rereading,
+    ) -> None:
         self._buckets = buckets
+        self._metadata = metadata
+        self._reread = reread
         self._reader = reader
         self._read_limits = limits
 
@@ -60,11 +84,16 @@ class ReadingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         if append_id is None:
             raise InvalidRequest([("append_id", "is not a UUID")])
         at = self._place(request.stream, request.partition_key)
-        found = await self._reader.logs[at.shard].committed(append_id, at.stream)
+
+        async def read() -> tuple[int, Committed | None]:
+            shard = self._buckets.shard_of(at.bucket)
+            return shard, await self._reader.logs[shard].committed(append_id, at.stream)
+
+        shard, found = await self._reread({at.bucket: at.stream}, read)
         response = event_store_pb2.GetAppendResponse()
         if found is not None:
             response.fingerprint = found.fingerprint
-            wire.fill(response.appended, found.appended, epoch=self._buckets.epoch, bucket=at.bucket, shard=at.shard)
+            wire.fill(response.appended, found.appended, epoch=self._buckets.epoch, bucket=at.bucket, shard=shard)
         return response
 
     async def ReadStream(  # noqa: N802 - gRPC's name
@@ -78,9 +107,17 @@ class ReadingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         )
         backwards = request.direction == event_store_pb2.DIRECTION_BACKWARDS
         limit = wire.checked_revision(request.limit, "limit")
-        async for content in self._reader.stream(
-            at.shard, at.stream, from_revision=start, backwards=backwards, limit=limit
-        ):
+
+        async def read() -> tuple[StreamContent, AsyncGenerator[StreamContent, None]]:
+            contents = self._reader.stream(
+                self._buckets.shard_of(at.bucket), at.stream, from_revision=start, backwards=backwards, limit=limit
+            )
+            return await anext(contents), contents
+
+        # The first piece tells where the stream ends; what is before that never changes, wherever it is read.
+        content, contents = await self._reread({at.bucket: at.stream}, read)
+        yield _content(content)
+        async for content in contents:
             yield _content(content)
 
     async def BatchReadStreams(  # noqa: N802 - gRPC's name
@@ -96,15 +133,39 @@ class ReadingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
             faults.exceeds("streams", "max_batch_streams", actual=count, maximum=self._read_limits.max_streams)
         faults.end()
         wanted: list[tuple[int, StreamRange]] = []
+        buckets: dict[int, str] = {}
         for index, piece in enumerate(request.streams):
             at = wire.place(piece.stream, piece.partition_key, self._buckets, faults, f"streams[{index}].stream")
             revision = wire.checked_revision(piece.from_revision, f"streams[{index}].from_revision")
-            wanted.append((at.shard, StreamRange(at.stream, revision)))
+            if len(piece.snapshot_kind) > MAXIMUM_KIND_LENGTH or "\0" in piece.snapshot_kind:
+                faults.add(f"streams[{index}].snapshot_kind", "is not a name")
+            wanted.append((at.bucket, StreamRange(at.stream, revision, piece.snapshot_kind)))
+            buckets[at.bucket] = at.stream
         faults.end()
-        contents = await self._reader.streams(
-            wanted, max_events=self._read_limits.max_events, max_bytes=self._read_limits.max_bytes
+
+        async def read() -> Sequence[StreamContent]:
+            return await self._reader.streams(
+                [(self._buckets.shard_of(bucket), piece) for bucket, piece in wanted],
+                max_events=self._read_limits.max_events,
+                max_bytes=self._read_limits.max_bytes,
+            )
+
+        contents = await self._reread(buckets, read)
+        return event_store_pb2.BatchReadStreamsResponse(
+            streams=[_content(content, piece.stream) for (_, piece), content in zip(wanted, contents, strict=True)]
         )
-        return event_store_pb2.BatchReadStreamsResponse(streams=[_content(content) for content in contents])
+
+    async def GetStreamMetadata(  # noqa: N802 - gRPC's name
+        self, request: event_store_pb2.GetStreamMetadataRequest, context: Context
+    ) -> event_store_pb2.GetStreamMetadataResponse:
+        """How much of a stream is answered, and whether it has ended."""
+        del context
+        at = self._place(request.stream, request.partition_key)
+
+        async def read() -> StreamMetadata | None:
+            return await self._metadata[self._buckets.shard_of(at.bucket)].metadata(at.stream)
+
+        return stream_metadata.answered(await self._reread({at.bucket: at.stream}, read))
 
     async def ReadAll(  # noqa: N802 - gRPC's name
         self, request: event_store_pb2.ReadAllRequest, context: Context
@@ -159,8 +220,17 @@ class ReadingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         )
 
 
-def _content(content: StreamContent) -> event_store_pb2.ReadStreamResponse:
-    return event_store_pb2.ReadStreamResponse(events=content.events, last_revision=content.last_revision)
+def _content(content: StreamContent, stream: str = "") -> event_store_pb2.ReadStreamResponse:
+    if content.ended:
+        return event_store_pb2.ReadStreamResponse(problem=ERRORS.problem(StreamTombstoned(stream)))
+    response = event_store_pb2.ReadStreamResponse(events=content.events, last_revision=content.last_revision)
+    kept = content.snapshot
+    if kept is not None:
+        snapshot = response.snapshot
+        snapshot.stream, snapshot.kind, snapshot.revision = stream, kept.kind, kept.revision
+        snapshot.payload = kept.payload
+        snapshot.recorded_at.FromDatetime(kept.recorded_at)
+    return response
 
 
 def _message(piece: Slice) -> Any:

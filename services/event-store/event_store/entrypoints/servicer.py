@@ -2,24 +2,25 @@
 
 from collections.abc import Sequence
 
-from chassis.buckets import BucketMap
 from chassis.errors import ErrorTable
 from chassis.tokens import TokenVerifier
 
 from event_store.application.append_loop import AppendLoop
 from event_store.application.reads import Reader
-from event_store.entrypoints.reading import ReadingServicer, ReadLimits
+from event_store.application.shard_map import Places, Rereading
+from event_store.entrypoints.reading import ReadingServicer, ReadLimits, StreamSettings
+from event_store.entrypoints.snapshots import KeepingServicer
 from event_store.entrypoints.wire import Limits
-from event_store.entrypoints.writing import Rerouter, StreamSettings, WritingServicer
+from event_store.entrypoints.writing import Rerouter, WritingServicer
 
 
-class EventStoreServicer(WritingServicer, ReadingServicer):
+class EventStoreServicer(WritingServicer, KeepingServicer):
     """Answers for the log over the wire. Errors are raised; the chassis says them by the table."""
 
     def __init__(
         self,
         *,
-        buckets: BucketMap,
+        buckets: Places,
         loops: Sequence[AppendLoop],
         reader: Reader,
         verifier: TokenVerifier,
@@ -27,7 +28,8 @@ class EventStoreServicer(WritingServicer, ReadingServicer):
         limits: Limits,
         read_limits: ReadLimits,
         metadata: Sequence[StreamSettings],
-        rerouted: Rerouter | None = None,
+        rerouted: Rerouter,
+        reread: Rereading,
     ) -> None:
         WritingServicer.__init__(
             self,
@@ -36,7 +38,8 @@ class EventStoreServicer(WritingServicer, ReadingServicer):
             verifier=verifier,
             errors=errors,
             limits=limits,
-            metadata=metadata,
             rerouted=rerouted,
         )
-        ReadingServicer.__init__(self, buckets=buckets, reader=reader, limits=read_limits)
+        ReadingServicer.__init__(
+            self, buckets=buckets, reader=reader, limits=read_limits, metadata=metadata, reread=reread
+        )

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import grpc
 from almagest.eventstore.v1 import event_store_pb2, event_store_pb2_grpc
-from chassis.buckets import BucketMap
 from chassis.caller import current_caller
 from chassis.deadlines import remaining
 from chassis.errors import ErrorTable
 from chassis.tokens import METADATA_KEY, Claims, TokenVerifier
 
 from event_store.application.append_loop import Answer, AppendLoop
+from event_store.application.shard_map import Places
 from event_store.domain.append import Append, Appended
 from event_store.domain.errors import BucketMoved, StaleShardMap
-from event_store.domain.stream import StreamMetadata
 from event_store.entrypoints import stream_metadata, wire
 from event_store.entrypoints.policy import WRITE
 from event_store.entrypoints.wire import Limits
@@ -38,26 +37,17 @@ class Rerouter(Protocol):
         ...
 
 
-class StreamSettings(Protocol):
-    """The metadata of the streams of one shard."""
-
-    async def metadata(self, stream: str) -> StreamMetadata | None:
-        """The metadata of a stream; None when none were ever set."""
-        ...
-
-
 class WritingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
     """Answers for appends. Errors are raised; the chassis says them by the table."""
 
     def __init__(
         self,
         *,
-        buckets: BucketMap,
+        buckets: Places,
         loops: Sequence[AppendLoop],
         verifier: TokenVerifier,
         errors: ErrorTable,
         limits: Limits,
-        metadata: Sequence[StreamSettings],
         rerouted: Rerouter | None = None,
     ) -> None:
         self._buckets = buckets
@@ -65,7 +55,6 @@ class WritingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         self._verifier = verifier
         self._errors = errors
         self._limits = limits
-        self._metadata = metadata
         self._rerouted = rerouted
 
     async def Append(  # noqa: N802 - gRPC's name
@@ -181,16 +170,6 @@ class WritingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
             response.position, epoch=self._buckets.epoch, bucket=append.bucket, shard=shard, position=answer.position
         )
         return response
-
-    async def GetStreamMetadata(  # noqa: N802 - gRPC's name
-        self, request: event_store_pb2.GetStreamMetadataRequest, context: Context
-    ) -> event_store_pb2.GetStreamMetadataResponse:
-        """How much of a stream is answered, and whether it has ended."""
-        del context
-        faults = wire.Faults()
-        at = wire.place(request.stream, request.partition_key, self._buckets, faults)
-        faults.end()
-        return stream_metadata.answered(await self._metadata[at.shard].metadata(at.stream))
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,7 +254,9 @@ class AppendResult(_message.Message):
 
     @_builtins.property
     def problem(self) -> _problem_pb2.Problem:
-        """It was refused and nothing of it was written. `REVISION_CONFLICT` carries `actual_revision` (-1: no stream) in its metadata."""
+        """It was refused and nothing of it was written; but with `OUTCOME_UNKNOWN`, or `TOO_LATE` whose metadata say `begun`, it may be written all the same, which the same
+        append id again tells. `REVISION_CONFLICT` carries `actual_revision` (-1: no stream) in its metadata.
+        """
 
     def __init__(
         self,
@@ -453,6 +455,7 @@ class ReadStreamResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     LAST_REVISION_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     last_revision: _builtins.int
     """The last revision of the stream when the read began; unset when the stream does not exist."""
     @_builtins.property
@@ -463,16 +466,21 @@ class ReadStreamResponse(_message.Message):
     def snapshot(self) -> Global___Snapshot:
         """The snapshot that stands for the events up to its revision, when one was asked for and there is one."""
 
+    @_builtins.property
+    def problem(self) -> _problem_pb2.Problem:
+        """In a batch: why this stream is not answered; `STREAM_TOMBSTONED` when it has ended."""
+
     def __init__(
         self,
         *,
         events: _abc.Iterable[_event_pb2.RecordedEvent] | None = ...,
         last_revision: _builtins.int | None = ...,
         snapshot: Global___Snapshot | None = ...,
+        problem: _problem_pb2.Problem | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_revision", b"_last_revision", "last_revision", b"last_revision", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_revision", b"_last_revision", "last_revision", b"last_revision", "problem", b"problem", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_revision", b"_last_revision", "events", b"events", "last_revision", b"last_revision", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_revision", b"_last_revision", "events", b"events", "last_revision", b"last_revision", "problem", b"problem", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_revision: _TypeAlias = _typing.Literal["last_revision"]  # noqa: Y015
     _WhichOneofArgType__last_revision: _TypeAlias = _typing.Literal["_last_revision", b"_last_revision"]  # noqa: Y015

@@ -1,86 +1,50 @@
 """Reading one shard, by pages that are bounded in rows and bytes, along an index."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from sys import intern
 from typing import Any, Final
 
 from almagest.eventstore.v1.event_pb2 import RecordedEvent
-from almagest.eventstore.v1.event_store_pb2 import SubscribeResponse
 from chassis.database.pool import Database
 
+from event_store.adapters.encoding import encoded
 from event_store.adapters.postgres.connection import ShardDatabase
+from event_store.adapters.postgres.reading_sql import (
+    BACKWARDS,
+    EXTENT,
+    FORWARDS,
+    HEAD,
+    NEWEST,
+    PUT_SNAPSHOTS,
+    STREAMS,
+    STREAMS_AND_SNAPSHOTS,
+    page_query,
+)
 from event_store.application.pages import (
     Filter,
     Newest,
+    NewSnapshot,
     Original,
     Page,
     PageBounds,
+    Snapshot,
     Stored,
     StreamContent,
+    StreamExtent,
     StreamPage,
     StreamRange,
 )
 
-_HEAD: Final = "SELECT position FROM public.head"
-_STREAM: Final = "SELECT revision FROM public.streams WHERE stream = $1"
-_SIZE: Final = "octet_length(payload) + octet_length(metadata) + 250"
-_COLUMNS: Final = (
-    "position, stream, revision, bucket, category, event_id::text AS event_id, type, payload, metadata, recorded_at,"
-    f" hash, original_shard, original_position, {_SIZE} AS size"
-)
-_STREAMS: Final = f"""
-    WITH wanted AS (
-        SELECT w.slot, w.from_revision, s.origin, s.revision AS last_revision
-        FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (stream, from_revision, slot)
-        JOIN public.streams AS s ON s.stream = w.stream
-    )
-    SELECT * FROM (
-        SELECT
-            w.slot, w.last_revision, e.*,
-            sum(e.size) OVER (ORDER BY w.slot, e.revision ROWS UNBOUNDED PRECEDING) AS total
-        FROM wanted AS w
-        LEFT JOIN LATERAL (
-            SELECT {_COLUMNS} FROM public.events
-            WHERE origin = w.origin AND revision BETWEEN w.from_revision AND w.last_revision
-            ORDER BY revision LIMIT $3
-        ) AS e ON true
-        ORDER BY w.slot, e.revision
-        LIMIT $3
-    ) AS page
-    WHERE coalesce(total - size, 0) <= $4
-"""  # noqa: S608 - only our own constants
-
-
-def _bounded(where: str, order: str) -> str:
-    """A query for rows in order until they are so many ($3), or so large ($4): with the one that passes the mark the
-    page is full, so there is always a first.
-    """
-    page = (
-        f"SELECT {_COLUMNS}, sum({_SIZE}) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS total"  # noqa: S608
-        f" FROM public.events WHERE {where} ORDER BY {order} LIMIT $3"
-    )
-    return f"SELECT * FROM ({page}) AS page WHERE total - size < $4"  # noqa: S608
-
-
-_STREAM_WHERE: Final = "origin = (SELECT origin FROM public.streams WHERE stream = $5) AND revision BETWEEN $1 AND $2"
-_FORWARDS: Final = _bounded(_STREAM_WHERE, "revision")
-_BACKWARDS: Final = _bounded(_STREAM_WHERE, "revision DESC")
-_AFTER: Final = _bounded("position > $1", "position").replace("$3", "$2").replace("$4", "$3")
-_NEWEST: Final = (
-    f"SELECT h.position AS head, e.* FROM public.head AS h LEFT JOIN LATERAL ({_AFTER}) AS e ON true"  # noqa: S608
-    " ORDER BY e.position"
-)
-# The tags of `ReadAllResponse.events` and `SubscribeResponse.events`, and of `RecordedEvent.metadata`.
-_ENTRY: Final = bytes((SubscribeResponse.EVENTS_FIELD_NUMBER << 3 | 2,))
-_METADATA: Final = bytes((RecordedEvent.METADATA_FIELD_NUMBER << 3 | 2,))
-_SEVEN_BITS: Final = 0x7F
-_MORE: Final = 0x80
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class EventsArchived(Exception):
+    """What was to be read is not in the database any more."""
+
+
 class ReadingLog(ShardDatabase):
-    """Reads one shard; see `reads.ReadableLog`."""
+    """Reads one shard; see `pages.ReadableLog`."""
 
     def __init__(self, database: Database, shard: int, *, append_seconds: float = 10.0) -> None:
         super().__init__(database, shard, append_seconds=append_seconds)
@@ -89,42 +53,48 @@ class ReadingLog(ShardDatabase):
     async def head(self) -> int:
         """The last committed position."""
         async with self._asking() as connection:
-            return await connection.fetchval(_HEAD)
+            return await connection.fetchval(HEAD)
 
     async def newest(self, *, after: int, bounds: PageBounds) -> Newest:
         """The events after a position, whatever they are, and the head; see `pages.ReadableLog`."""
         async with self._asking() as connection:
-            rows = await connection.fetch(_NEWEST, after, bounds.events, bounds.bytes)
+            rows = await connection.fetch(NEWEST, after, bounds.events, bounds.bytes)
         return Newest(rows[0]["head"], [self._stored(row) for row in rows if row["position"] is not None])
 
     async def page(self, *, after: int, until: int, kept: Filter, bounds: PageBounds, limit: int) -> Page:
-        """The events after a position that the filter keeps; see `reads.ReadableLog`."""
+        """The events after a position that the filter keeps; see `pages.ReadableLog`."""
         end = min(until, after + bounds.window)
         rows_limit = min(limit, bounds.events)
-        conditions = ["position > $1 AND position <= $2"]
+        columns: list[str] = []
         filters: list[Sequence[str] | Sequence[int]] = []
         for column, values in (("category", kept.categories), ("type", kept.types), ("bucket", kept.buckets)):
             if values:
+                columns.append(column)
                 filters.append(values)
-                conditions.append(f"{column} = ANY(${len(filters) + 4})")
-        query = _bounded(" AND ".join(conditions), "position")
         async with self._asking() as connection:
-            rows = await connection.fetch(query, after, end, rows_limit, bounds.bytes, *filters)
-        cut = len(rows) == rows_limit or (bool(rows) and rows[-1]["total"] >= bounds.bytes)
+            rows = await connection.fetch(page_query(*columns), after, end, rows_limit, bounds.bytes, *filters)
+        if rows[0]["archived"] > after:
+            raise EventsArchived
+        if rows[0]["position"] is None:
+            return Page((), end)
+        cut = len(rows) == rows_limit or rows[-1]["total"] >= bounds.bytes
         return Page([self._stored(row) for row in rows], rows[-1]["position"] if cut else end)
 
-    async def last_revision(self, stream: str) -> int | None:
-        """The last revision of a stream; None when it does not exist."""
+    async def stream_extent(self, stream: str) -> StreamExtent | None:
+        """What there is of a stream to read; see `pages.ReadableLog`."""
         async with self._asking() as connection:
-            return await connection.fetchval(_STREAM, stream)
+            row = await connection.fetchrow(EXTENT, stream)
+        if row is None:
+            return None
+        return StreamExtent(row["first_revision"], row["last_revision"], row["too_old"], row["ended"])
 
     async def stream_page(
         self, stream: str, *, first: int, last: int, backwards: bool, bounds: PageBounds
     ) -> StreamPage:
-        """The events of a stream between two revisions; see `reads.ReadableLog`."""
+        """The events of a stream between two revisions; see `pages.ReadableLog`."""
         async with self._asking() as connection:
             rows = await connection.fetch(
-                _BACKWARDS if backwards else _FORWARDS, first, last, bounds.events, bounds.bytes, stream
+                BACKWARDS if backwards else FORWARDS, first, last, bounds.events, bounds.bytes, stream
             )
         cut = len(rows) == bounds.events or (bool(rows) and rows[-1]["total"] >= bounds.bytes)
         return StreamPage([self._recorded_event(row) for row in rows], cut)
@@ -132,34 +102,36 @@ class ReadingLog(ShardDatabase):
     async def streams(
         self, ranges: Sequence[StreamRange], *, max_events: int, max_bytes: int
     ) -> Sequence[StreamContent] | None:
-        """Several streams at one moment; see `reads.ReadableLog`."""
+        """Several streams at one moment; see `pages.ReadableLog`."""
+        kinds = [r.snapshot_kind for r in ranges]
+        asked = [[r.stream for r in ranges], [r.from_revision for r in ranges], max_events + len(ranges) + 1, max_bytes]
         async with self._asking() as connection:
-            rows = await connection.fetch(
-                _STREAMS,
-                [r.stream for r in ranges],
-                [r.from_revision for r in ranges],
-                max_events + len(ranges) + 1,
-                max_bytes,
-            )
+            if any(kinds):
+                rows = await connection.fetch(STREAMS_AND_SNAPSHOTS, *asked, kinds)
+            else:
+                rows = await connection.fetch(STREAMS, *asked)
+        contents = [StreamContent((), None)] * len(ranges)
         events: list[list[RecordedEvent]] = [[] for _ in ranges]
-        ends: list[int | None] = [None] * len(ranges)
         count = 0
         for row in rows:
             slot = row["slot"] - 1
-            ends[slot] = row["last_revision"]
+            if contents[slot].last_revision is None:
+                contents[slot] = _content(row, kinds[slot])
             if row["position"] is None:
                 continue
             count += 1
             if count > max_events or row["total"] > max_bytes:
                 return None
             events[slot].append(self._recorded_event(row))
-        return [StreamContent(found, end) for found, end in zip(events, ends, strict=True)]
+        return [content._replace(events=found) for content, found in zip(contents, events, strict=True)]
+
+    async def put_snapshots(self, snapshots: Sequence[NewSnapshot]) -> Collection[int]:
+        """Keep snapshots; see `pages.ReadableLog`."""
+        async with self._asking() as connection:
+            rows = await connection.fetch(PUT_SNAPSHOTS, *map(list, zip(*snapshots, strict=True)))
+        return [row["slot"] - 1 for row in rows]
 
     def _stored(self, row: Any) -> Stored:
-        """The event with its form on the wire, to which the metadata are added as the bytes that they are stored as."""
-        metadata: bytes = row["metadata"]
-        event = self._without_metadata(row).SerializeToString()
-        entry = b"".join((event, _METADATA, _varint(len(metadata)), metadata))
         shard = row["original_shard"]
         return Stored(
             row["position"],
@@ -167,7 +139,7 @@ class ReadingLog(ShardDatabase):
             intern(row["type"]),
             row["bucket"],
             None if shard is None else Original(shard, row["original_position"]),
-            b"".join((_ENTRY, _varint(len(entry)), entry)),
+            encoded(self._without_metadata(row), row["metadata"]),
         )
 
     def _recorded_event(self, row: Any) -> RecordedEvent:
@@ -200,11 +172,8 @@ class ReadingLog(ShardDatabase):
         return event
 
 
-def _varint(number: int) -> bytes:
-    """A number as protobuf writes it."""
-    digits = bytearray()
-    while number > _SEVEN_BITS:
-        digits.append(number & _SEVEN_BITS | _MORE)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
+def _content(row: Any, kind: str) -> StreamContent:
+    snapshot = None
+    if row["snapshot_revision"] is not None:
+        snapshot = Snapshot(kind, row["snapshot_revision"], row["snapshot_payload"], row["snapshot_recorded_at"])
+    return StreamContent((), row["last_revision"], row["first_revision"], snapshot, row["ended"], row["too_old"])
