@@ -12,7 +12,7 @@ import httpx
 import orjson
 import pytest
 from almagest.auth.v1 import auth_pb2
-from almagest.catalog.v1 import changes_pb2, command_pb2, query_pb2
+from almagest.catalog.v1 import changes_pb2, command_pb2, query_pb2, schedules_pb2
 from almagest.eventstore.v1 import event_pb2
 from almagest.jobs.v1 import jobs_pb2
 from almagest.rpc.v1 import problem_pb2
@@ -31,6 +31,7 @@ from gateway.application.ports import (
     KeyMemory,
     Person,
     Ports,
+    Remembered,
     Worker,
 )
 from gateway.application.quotas import Quotas
@@ -146,6 +147,8 @@ class Catalog(CatalogCommand, CatalogQuery):
         self.answered: dict[str, tuple[bytes, command_pb2.Executed]] = {}
         self.items: list[command_pb2.CommandItem] = []
         self.list_requests: list[query_pb2.ListProductsRequest] = []
+        self.plans: dict[str, schedules_pb2.Schedule] = {}
+        self.schedule_requests: list[schedules_pb2.ListSchedulesRequest] = []
         self.position = 0
         self.failure: Exception | None = None
         self.gate: asyncio.Event | None = None
@@ -180,7 +183,7 @@ class Catalog(CatalogCommand, CatalogQuery):
         self.answered[item.command_id] = (item.fingerprint, executed)
         return executed
 
-    def _decide(self, item: command_pb2.CommandItem) -> command_pb2.Executed:  # noqa: PLR0912 - one per command
+    def _decide(self, item: command_pb2.CommandItem) -> command_pb2.Executed:  # noqa: PLR0912, PLR0915 - one per command
         known = self.documents.get(item.product_id)
         revision = int(str(known["revision"])) if known else 0
         if item.HasField("expected_revision") and known and item.expected_revision != revision:
@@ -219,6 +222,19 @@ class Catalog(CatalogCommand, CatalogQuery):
                     document["status"] = "draft"
                 case "discontinue" if document:
                     document["status"] = "discontinued"
+                case "schedule_price" | "schedule_publication" as kind if document:
+                    self._schedule(item, getattr(command, kind))
+                    document["planned"] = item.command_id
+                case "cancel_schedule" if document:
+                    plan = self.plans.get(command.cancel_schedule.schedule_id)
+                    if plan is None:
+                        raise problem(grpc.StatusCode.NOT_FOUND, "SCHEDULE_NOT_FOUND")
+                    plan.state = schedules_pb2.SCHEDULE_STATE_CANCELLED
+                    document["planned"] = ""
+                case "correct_price" if document:
+                    document["price"] = MessageToDict(command.correct_price.price)
+                case "restore" if document:
+                    document["status"] = "draft"
                 case "describe" if document:
                     document |= self._described(str(document["sku"]), command.describe.description)
                 case _:
@@ -242,6 +258,46 @@ class Catalog(CatalogCommand, CatalogQuery):
             changed=changed,
             created=created,
         )
+
+    def _schedule(
+        self, item: command_pb2.CommandItem, asked: command_pb2.SchedulePrice | command_pb2.SchedulePublication
+    ) -> None:
+        if asked.effective_at.seconds < 1_790_000_000:
+            raise violation(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "TIME_OUT_OF_RANGE",
+                "commands[0].schedule_price.effective_at",
+                "must be in the future",
+            )
+        plan = schedules_pb2.Schedule(
+            schedule_id=asked.schedule_id,
+            product_id=item.product_id,
+            effective_at=asked.effective_at,
+            state=schedules_pb2.SCHEDULE_STATE_OPEN,
+            scheduled_by=str(uuid.uuid4()),
+            scheduled_at=asked.effective_at,
+            reason=item.reason,
+        )
+        if isinstance(asked, command_pb2.SchedulePrice):
+            plan.price.CopyFrom(asked.price)
+        else:
+            plan.published = asked.published
+            plan.refusal.problem.reason = "USER_NOT_FOUND"
+            plan.refusal.refused_at.CopyFrom(asked.effective_at)
+            plan.refusal.next_attempt_at.CopyFrom(asked.effective_at)
+        self.plans[asked.schedule_id] = plan
+
+    async def schedules(
+        self, request: schedules_pb2.ListSchedulesRequest, person: Person
+    ) -> schedules_pb2.ListSchedulesResponse:
+        del person
+        self.schedule_requests.append(request)
+        states = request.states or [schedules_pb2.SCHEDULE_STATE_OPEN]
+        found = [
+            plan for plan in self.plans.values() if plan.state in states and request.product_id in ("", plan.product_id)
+        ]
+        more = "more" if len(found) > request.page_size else ""
+        return schedules_pb2.ListSchedulesResponse(schedules=found[: request.page_size], next_page_token=more)
 
     @staticmethod
     def _described(sku: str, description: object) -> dict[str, object]:
@@ -473,19 +529,19 @@ class MemoryKeys(KeyMemory):
     """Remembers in a dictionary, and can be away."""
 
     def __init__(self) -> None:
-        self.known: dict[str, tuple[Claim, bytes]] = {}
+        self.known: dict[str, tuple[Claim, bytes, bytes]] = {}
         self.away = False
 
-    async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Claim:
+    async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Remembered:
         assert seconds > 0
         if self.away or key not in self.known:
-            self.known[key] = (Claim.RUNNING, fingerprint)
-            return Claim.NEW
-        state, known = self.known[key]
-        return state if known == fingerprint else Claim.OTHER
+            self.known[key] = (Claim.RUNNING, fingerprint, b"")
+            return Remembered(Claim.NEW)
+        state, known, answer = self.known[key]
+        return Remembered(state, answer) if known == fingerprint else Remembered(Claim.OTHER)
 
-    async def done(self, key: str, fingerprint: bytes) -> None:
-        self.known[key] = (Claim.DONE, fingerprint)
+    async def done(self, key: str, fingerprint: bytes, answer: bytes = b"") -> None:
+        self.known[key] = (Claim.DONE, fingerprint, answer)
 
     async def forget(self, key: str) -> None:
         self.known.pop(key, None)

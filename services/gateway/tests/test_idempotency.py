@@ -6,7 +6,7 @@ import pytest
 from chassis.errors import Unavailable
 from chassis.redis import connect
 from gateway.adapters.redis import RedisKeyMemory
-from gateway.application.ports import Claim
+from gateway.application.ports import Claim, Remembered
 
 
 async def test_the_same_key_with_the_same_request_gets_the_original_answer(client, fakes, car):
@@ -36,6 +36,25 @@ async def test_the_same_key_with_another_request_is_refused(client, fakes, car):
         elsewhere = await client.put("/v1/products/sku:volvo-v60/price", json=price, headers={"Idempotency-Key": "k"})
         assert elsewhere.status_code == 422
     assert fakes.catalog.position == 1
+
+
+async def test_a_request_that_changed_nothing_is_answered_as_before_after_anothers_change(client, fakes, car):
+    """The log has nothing to keep of it; the memory of keys has its answer, for as long as it remembers."""
+    await client.post("/v1/products", json=car)
+    price = {"amount": "1.00", "currency": "EUR"}
+    path = "/v1/products/sku:volvo-v60/price"
+    await client.put(path, json=price)
+    asked = {"json": price, "headers": {"Idempotency-Key": "k"}}
+    first = await client.put(path, **asked)
+    assert first.json()["changed"] is False
+    await client.put(path, json={"amount": "2.00", "currency": "EUR"})
+    again = await client.put(path, **asked)
+    assert again.content == first.content
+    assert (again.headers["idempotency-replayed"], again.headers["etag"]) == ("true", first.headers["etag"])
+    other = await client.put(path, json={"amount": "3.00", "currency": "EUR"}, headers=asked["headers"])
+    assert other.status_code == 422
+    product = (await client.get("/v1/products/sku:volvo-v60")).json()
+    assert product["price"]["amount"] == "2.00"
 
 
 async def test_a_repeat_while_the_first_still_runs_is_told_so(client, fakes, car):
@@ -116,14 +135,18 @@ async def memory(request, fakes, valkey):
 async def test_a_memory_of_keys_keeps_its_contract(memory):
     """New, running, done, used otherwise, forgotten: the same for the fake and for Redis."""
     key = uuid.uuid4().hex
-    assert await memory.claim(key, b"a" * 32, seconds=5) is Claim.NEW
-    assert await memory.claim(key, b"a" * 32, seconds=5) is Claim.RUNNING
-    assert await memory.claim(key, b"b" * 32, seconds=5) is Claim.OTHER
+    new, running, other = Remembered(Claim.NEW), Remembered(Claim.RUNNING), Remembered(Claim.OTHER)
+    assert await memory.claim(key, b"a" * 32, seconds=5) == new
+    assert await memory.claim(key, b"a" * 32, seconds=5) == running
+    assert await memory.claim(key, b"b" * 32, seconds=5) == other
     await memory.done(key, b"a" * 32)
-    assert await memory.claim(key, b"a" * 32, seconds=5) is Claim.DONE
-    assert await memory.claim(key, b"b" * 32, seconds=5) is Claim.OTHER
+    assert await memory.claim(key, b"a" * 32, seconds=5) == Remembered(Claim.DONE)
+    assert await memory.claim(key, b"b" * 32, seconds=5) == other
+    await memory.done(key, b"a" * 32, b"the answer")
+    assert await memory.claim(key, b"a" * 32, seconds=5) == Remembered(Claim.DONE, b"the answer")
+    assert await memory.claim(key, b"b" * 32, seconds=5) == other
     await memory.forget(key)
-    assert await memory.claim(key, b"b" * 32, seconds=5) is Claim.NEW
+    assert await memory.claim(key, b"b" * 32, seconds=5) == new
 
 
 async def test_without_redis_every_key_is_new_and_nothing_fails(tmp_path):
@@ -132,7 +155,7 @@ async def test_without_redis_every_key_is_new_and_nothing_fails(tmp_path):
     memory = RedisKeyMemory(redis)
     began = asyncio.get_running_loop().time()
     for _ in range(50):
-        assert await memory.claim("k", b"a" * 32, seconds=5) is Claim.NEW
+        assert await memory.claim("k", b"a" * 32, seconds=5) == Remembered(Claim.NEW)
         await memory.done("k", b"a" * 32)
         await memory.forget("k")
     assert asyncio.get_running_loop().time() - began < 3

@@ -57,7 +57,9 @@ async def test_writes_take_keys_and_writes_of_a_product_take_its_revision(docume
     """As headers, documented."""
     for method, path, operation in operations(document):
         headers = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "header"}
-        is_write = method in ("post", "put") and not path.startswith("/v1/sessions") and "batchGet" not in path
+        is_write = (
+            method in ("post", "put", "delete") and not path.startswith("/v1/sessions") and "batchGet" not in path
+        )
         assert ("Idempotency-Key" in headers) == is_write, path
         assert ("If-Match" in headers) == (is_write and "{product_id}" in path), path
 

@@ -6,7 +6,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.application.ports import Claim, KeyMemory
+from gateway.application.ports import Claim, KeyMemory, Remembered
 from gateway.application.quotas import QuotasAway, SharedQuotas
 
 _PREFIX = "almagest:gateway:key:"
@@ -28,6 +28,7 @@ _RUNNING = b"r"
 _DONE = b"d"
 _KEEP_SECONDS = 24 * 3600
 _AWAY_SECONDS = 1.0
+_UNKNOWN: Final = Remembered(Claim.NEW)
 
 _logger = structlog.stdlib.get_logger(__name__)
 
@@ -39,9 +40,9 @@ class RedisKeyMemory(KeyMemory):
         self._redis = redis
         self._away_until = 0.0
 
-    async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Claim:  # noqa: D102 - the port says
+    async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Remembered:  # noqa: D102 - the port says
         if self._away():
-            return Claim.NEW
+            return _UNKNOWN
         try:
             known: bytes | None = cast(
                 "Any",
@@ -49,18 +50,21 @@ class RedisKeyMemory(KeyMemory):
             )
         except (RedisError, OSError, TimeoutError) as error:
             self._gone(error)
-            return Claim.NEW
+            return _UNKNOWN
         if known is None:
-            return Claim.NEW
-        if known[1:] != fingerprint:
-            return Claim.OTHER
-        return Claim.DONE if known[:1] == _DONE else Claim.RUNNING
+            return _UNKNOWN
+        end = 1 + len(fingerprint)
+        if known[1:end] != fingerprint:
+            return Remembered(Claim.OTHER)
+        if known[:1] != _DONE:
+            return Remembered(Claim.RUNNING)
+        return Remembered(Claim.DONE, known[end:])
 
-    async def done(self, key: str, fingerprint: bytes) -> None:  # noqa: D102
+    async def done(self, key: str, fingerprint: bytes, answer: bytes = b"") -> None:  # noqa: D102
         if self._away():
             return
         try:
-            await self._redis.set(_PREFIX + key, _DONE + fingerprint, ex=_KEEP_SECONDS)
+            await self._redis.set(_PREFIX + key, _DONE + fingerprint + answer, ex=_KEEP_SECONDS)
         except (RedisError, OSError, TimeoutError) as error:
             self._gone(error)
 
@@ -99,11 +103,11 @@ class RedisQuotas(SharedQuotas):
 class NoKeyMemory(KeyMemory):
     """Without a Redis: the log alone knows."""
 
-    async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Claim:  # noqa: D102
+    async def claim(self, key: str, fingerprint: bytes, *, seconds: float) -> Remembered:  # noqa: D102
         del key, fingerprint, seconds
-        return Claim.NEW
+        return _UNKNOWN
 
-    async def done(self, key: str, fingerprint: bytes) -> None:  # noqa: D102
+    async def done(self, key: str, fingerprint: bytes, answer: bytes = b"") -> None:  # noqa: D102
         pass
 
     async def forget(self, key: str) -> None:  # noqa: D102

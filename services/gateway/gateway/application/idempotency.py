@@ -3,6 +3,7 @@
 The key of the client and the person make the command id, which the log keeps with the answer for ever: that is what
 makes repeats safe, on any replica and after any crash. The memory beside it only says no sooner, where the log could
 not: to a key that comes with another request before anything is decided, and to a repeat of a request that still runs.
+And it keeps the answers to what changed nothing, of which the log has nothing to keep, for as long as it remembers.
 """
 
 import hashlib
@@ -30,11 +31,15 @@ class StillRunning(Exception):
 
 @dataclass(slots=True)
 class Command:
-    """One write: its id, the digest of what was asked, and whether it was answered before as far as is known."""
+    """One write: its id, the digest of what was asked, and whether it was answered before as far as is known.
+
+    `answer` is the answer that it got then, where the memory has it; and what to remember, where the log will not.
+    """
 
     command_id: str
     fingerprint: bytes
     replayed: bool = False
+    answer: bytes = b""
 
 
 def fingerprint(method: str, target: str, if_match: str, body: bytes) -> bytes:
@@ -69,16 +74,18 @@ async def once(memory: KeyMemory, person: Person, key: str | None, digest: bytes
     left = remaining()
     # An upload may take longer; a repeat that comes while it runs is the worker's to sort out then.
     seconds = _CLAIM_SECONDS if left is None else min(max(left, 1.0), _CLAIM_SECONDS)
-    claim = await memory.claim(command.command_id, digest, seconds=seconds)
+    remembered = await memory.claim(command.command_id, digest, seconds=seconds)
+    claim = remembered.claim
     if claim is Claim.OTHER:
         raise KeyUsedOtherwise
     if claim is Claim.RUNNING:
         raise StillRunning
     command.replayed = claim is Claim.DONE
+    command.answer = remembered.answer
     try:
         yield command
     except BaseException:
         if claim is Claim.NEW:
             await memory.forget(command.command_id)
         raise
-    await memory.done(command.command_id, digest)
+    await memory.done(command.command_id, digest, command.answer)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from gateway.encoding import InvalidJson, decode
 from gateway.problems import Refused
+from gateway.requests import SCHEDULED_PRICE, SCHEDULED_PUBLICATION
 
 Model = TypeVar("Model")
 CHUNK_BYTES = 256 * 1024
@@ -51,11 +52,11 @@ class JsonBody(Generic[Model]):
             ) from None
 
 
-_TAGS = frozenset({"general", "car", "truck"})
+_TAGS = frozenset({"general", "car", "truck", SCHEDULED_PRICE, SCHEDULED_PUBLICATION})
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    # A union by kind puts the kind in front of the path.
+    # A union puts the kind, or the tag, in front of the path.
     parts = location[1:] if location and location[0] in _TAGS else location
     path = ""
     for part in parts:

@@ -81,7 +81,8 @@ IdempotencyKey = Annotated[
         pattern="^[!-~]{1,200}$",
         description=(
             "Makes a repeat safe: the same key with the same request gets the original answer, for ever. "
-            "A request that changed nothing is not kept: its repeat is decided anew."
+            "The answer to a request that changed nothing is kept for a day, unless the memory of keys is lost: then "
+            "its repeat is decided anew."
         ),
         examples=["order-4711"],
     ),

@@ -1,6 +1,6 @@
 """What all writes of products share: once, at the revision that was read, and answered with what became of it."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from almagest.catalog.events.v1 import product_events_pb2 as events
@@ -45,6 +45,47 @@ async def a_write(
         raise still_running() from None
 
 
+async def carry_out(
+    request: Request,
+    ports: Ports,
+    person: Person,
+    *,
+    reference: str,
+    commands: Callable[[str], Sequence[command_pb2.ProductCommand]],
+    reason: str | None,
+    if_match: str | None,
+    key: str | None,
+) -> tuple[command_pb2.Executed, str, dict[str, str]]:
+    """Ask for changes of one product, all or none: commands that are made for the id of the write.
+
+    Returns:
+        What became of it, the id of the write, and the headers that say so.
+    """
+    product_id = product_id_of(reference)
+    async with a_write(request, ports, person, key) as command:
+        if command.answer:
+            executed = command_pb2.Executed.FromString(command.answer)
+            executed.replayed = True
+        else:
+            item = command_pb2.CommandItem(
+                command_id=command.command_id,
+                product_id=product_id,
+                commands=commands(command.command_id),
+                expected_revision=expected_revision(if_match),
+                fingerprint=command.fingerprint,
+                transaction_token=person.token,
+                traceparent=inject(),
+                reason=reason or "",
+            )
+            executed = await ports.catalog_command.execute(item)
+            if not executed.changed:
+                command.answer = executed.SerializeToString()
+    headers = {"ETag": f'"{executed.revision}"', CONSISTENCY: executed.consistency_token}
+    if key is not None and executed.replayed:
+        headers[REPLAYED] = "true"
+    return executed, command.command_id, headers
+
+
 async def execute(
     request: Request,
     ports: Ports,
@@ -57,26 +98,25 @@ async def execute(
     key: str | None,
 ) -> Response:
     """Ask for changes of one product, all or none."""
-    product_id = product_id_of(reference)
-    sku = reference[4:].replace("%2F", "/") if reference.startswith("sku:") else None
-    async with a_write(request, ports, person, key) as command:
-        item = command_pb2.CommandItem(
-            command_id=command.command_id,
-            product_id=product_id,
-            commands=commands,
-            expected_revision=expected_revision(if_match),
-            fingerprint=command.fingerprint,
-            transaction_token=person.token,
-            traceparent=inject(),
-            reason=reason or "",
-        )
-        executed = await ports.catalog_command.execute(item)
-    headers = {"ETag": f'"{executed.revision}"', CONSISTENCY: executed.consistency_token}
-    if key is not None and executed.replayed:
-        headers[REPLAYED] = "true"
+    sku = sku_of(reference)
+    executed, _, headers = await carry_out(
+        request,
+        ports,
+        person,
+        reference=reference,
+        commands=lambda _: commands,
+        reason=reason,
+        if_match=if_match,
+        key=key,
+    )
     if executed.created:
         headers["Location"] = f"/v1/products/{executed.product_id}"
     return json_response(changed(executed, sku), 201 if executed.created else 200, headers)
+
+
+def sku_of(reference: str) -> str | None:
+    """The SKU that a product was referred to by; None when it was by its id."""
+    return reference[4:].replace("%2F", "/") if reference.startswith("sku:") else None
 
 
 def description(
@@ -113,6 +153,9 @@ def _vehicle(attributes: VehicleAttributes) -> events.VehicleAttributes:
 
 def set_price(price: Money) -> command_pb2.ProductCommand:
     """A price on the wire."""
-    return command_pb2.ProductCommand(
-        set_price=command_pb2.SetPrice(price=events.Money(amount=price.amount, currency=price.currency))
-    )
+    return command_pb2.ProductCommand(set_price=command_pb2.SetPrice(price=money(price)))
+
+
+def money(price: Money) -> events.Money:
+    """An amount on the wire."""
+    return events.Money(amount=price.amount, currency=price.currency)

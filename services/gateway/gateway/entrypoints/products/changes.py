@@ -20,9 +20,10 @@ from gateway.entrypoints.documentation import (
     problems,
     success,
 )
-from gateway.entrypoints.writes import description, execute, set_price
+from gateway.entrypoints.times import timestamp_of
+from gateway.entrypoints.writes import description, execute, money, set_price
 from gateway.representations import Changed
-from gateway.requests import Because, Create, Describe, Discontinue, SetPrice
+from gateway.requests import Because, CorrectPrice, Create, Describe, Discontinue, Restore, SetPrice
 
 router = APIRouter(tags=["products"])
 
@@ -200,3 +201,54 @@ async def discontinue(
     """End it: nothing about it can change any more."""
     end = command_pb2.ProductCommand(discontinue=command_pb2.DiscontinueProduct(reason=why.reason))
     return await change(product_id, end, why.reason)
+
+
+@router.post(
+    "/v1/products/{product_id}/price:correct",
+    operation_id="correctPrice",
+    summary="Correct the price of the past",
+    responses=_CHANGE,
+    openapi_extra=body(
+        "CorrectPrice",
+        yesterday={
+            "amount": "48900.00",
+            "currency": "EUR",
+            "effective_from": "2026-11-20T08:00:00+01:00",
+            "effective_until": "2026-11-21T08:00:00+01:00",
+            "reason": "The shelf said so.",
+        },
+    ),
+)
+async def correct_price(
+    product_id: Reference,
+    change: Change,
+    asked: Annotated[CorrectPrice, Depends(JsonBody[CorrectPrice](CorrectPrice))],
+) -> Response:
+    """Say what the price really was from a time on, until another or until now. What was believed before stays
+    answerable.
+    """
+    correct = command_pb2.CorrectPrice(
+        price=money(asked),
+        effective_from=timestamp_of("effective_from", asked.effective_from),
+        effective_until=None
+        if asked.effective_until is None
+        else timestamp_of("effective_until", asked.effective_until),
+    )
+    return await change(product_id, command_pb2.ProductCommand(correct_price=correct), asked.reason)
+
+
+@router.post(
+    "/v1/products/{product_id}:restore",
+    operation_id="restoreProduct",
+    summary="Bring back an earlier state",
+    responses=_CHANGE,
+    openapi_extra=body("Restore", first={"revision": 1, "reason": "The new text was wrong."}),
+)
+async def restore(
+    product_id: Reference, change: Change, asked: Annotated[Restore, Depends(JsonBody[Restore](Restore))]
+) -> Response:
+    """Bring back the description, the price and the publication that it had at a revision, by new events. What is
+    scheduled stays scheduled; what is discontinued stays so.
+    """
+    back = command_pb2.ProductCommand(restore=command_pb2.RestoreProduct(revision=asked.revision))
+    return await change(product_id, back, asked.reason)
