@@ -16,6 +16,9 @@ from gateway.requests import Moment
 
 _POSITION = re.compile(r"([0-9]{1,9}):([0-9]{1,19})")
 _REVISION = re.compile(r"[0-9]{1,18}")
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[ +-][0-9]{2}:[0-9]{2})"
+)
 _LARGEST_POSITION = (1 << 63) - 1
 _EXPECTED = "must be a time with its offset, such as 2026-11-27T00:00:00Z, or a position of the log, such as 0:1234"
 SETTLED_SECONDS = 3600
@@ -67,11 +70,13 @@ def timestamp_of(field: str, text: str) -> Timestamp:
     """
     stamp = Timestamp()
     try:
-        # In a query, a plus that was not escaped is a space.
-        stamp.FromDatetime(datetime.fromisoformat(text.upper().replace(" ", "+")).astimezone(UTC))
+        if _TIME.fullmatch(text):
+            # In a query, a plus that was not escaped is a space.
+            stamp.FromDatetime(datetime.fromisoformat(text.upper().replace(" ", "+")).astimezone(UTC))
+            return stamp
     except (ValueError, OverflowError):
-        raise bad_request(field, "must be a time with its offset, such as 2026-11-27T00:00:00Z") from None
-    return stamp
+        pass
+    raise bad_request(field, "must be a time with its offset, such as 2026-11-27T00:00:00Z")
 
 
 def headers_of(told: past_pb2.Resolved) -> dict[str, str]:
