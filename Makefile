@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-DISTRIBUTIONS := protos/gen services/chassis services/catalog-events services/event-store services/catalog-command services/catalog-query services/auth services/worker services/gateway cli tests/harness
+DISTRIBUTIONS := protos/gen services/chassis services/catalog-events services/event-store services/catalog-command services/catalog-query services/auth services/worker services/gateway cli tests/harness tests/chaos tests/power
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 PIP_VERSION := $(shell sed -n 's/^\(pip==[0-9.]*\).*/\1/p' constraints.txt)
 

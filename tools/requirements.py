@@ -26,6 +26,8 @@ DISTRIBUTIONS = (
     "services/gateway",
     "cli",
     "tests/harness",
+    "tests/chaos",
+    "tests/power",
 )
 
 _REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(\[(?P<extras>[^]]*)\])?")
