@@ -5,7 +5,7 @@ import sys
 import typer
 
 from almagest_cli import output
-from almagest_cli.commands import catalog, history, jobs, local, log, session, trace
+from almagest_cli.commands import catalog, history, jobs, local, log, schedules, session, trace
 from almagest_cli.output import CommandError, Exit
 
 _EPILOG = (
@@ -37,6 +37,11 @@ app.command("import", rich_help_panel=_DATA)(jobs.import_file)
 app.command(rich_help_panel=_DATA)(catalog.get)
 app.command("list", rich_help_panel=_DATA)(catalog.list_products)
 app.command(rich_help_panel=_DATA)(catalog.search)
+app.add_typer(schedules.app, name="schedule", rich_help_panel=_DATA)
+app.command(rich_help_panel=_DATA)(schedules.unschedule)
+app.command(rich_help_panel=_DATA)(schedules.correct)
+app.command(rich_help_panel=_DATA)(schedules.restore)
+app.command(rich_help_panel=_LOOK)(schedules.schedules)
 app.command(rich_help_panel=_LOOK)(history.history)
 app.command(rich_help_panel=_LOOK)(history.diff)
 app.command(rich_help_panel=_LOOK)(history.explain)

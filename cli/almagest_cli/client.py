@@ -24,7 +24,7 @@ _RECONNECT_SECONDS = 60.0
 """How long a watched job may be out of sight before we give up."""
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
-Parameters = Mapping[str, str | int | bool]
+Parameters = Mapping[str, str | int | bool | list[str]]
 
 
 class Client:
@@ -78,6 +78,10 @@ class Client:
         return self._send(
             "POST", path, json=json, headers=self._authorization() | {"Idempotency-Key": str(uuid.uuid4())}
         )
+
+    def delete(self, path: str) -> httpx.Response:
+        """Ask for something to be taken back."""
+        return self._send("DELETE", path, headers=self._authorization() | {"Idempotency-Key": str(uuid.uuid4())})
 
     def upload(
         self, path: str, parameters: Parameters, content: Iterator[bytes], headers: Mapping[str, str]

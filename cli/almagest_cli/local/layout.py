@@ -13,6 +13,7 @@ import orjson
 
 GATEWAY = "gateway"
 AUTH = "auth"
+EVENT_STORE = "event-store"
 HTTP_OFFSET = 100
 """A service's HTTP side stands this far above its gRPC port."""
 
@@ -56,10 +57,10 @@ class Service:
 
 SERVICES = (
     Service("auth", databases="users", sharded=True),
-    Service("event-store", databases="events", sharded=True, calls=("auth",), redis=True),
+    Service(EVENT_STORE, databases="events", sharded=True, calls=("auth",), redis=True),
     Service("catalog-command", calls=("auth", "event-store")),
     Service("catalog-query", databases="catalog", sharded=True, calls=("auth", "event-store"), redis=True),
-    Service("worker", databases="jobs", calls=("auth", "catalog-command"), redis=True),
+    Service("worker", databases="jobs", calls=("auth", "catalog-command", "catalog-query"), redis=True),
     Service(GATEWAY, calls=("auth", "catalog-command", "catalog-query", "worker"), redis=True),
 )
 """In the order in which they are shown; they may be started in any."""
@@ -172,6 +173,11 @@ class Places:
         return self.state / "session.json"
 
     @property
+    def archives(self) -> Path:
+        """The files that old events are archived to."""
+        return self.state / "archives"
+
+    @property
     def demo(self) -> Path:
         """The demo catalogs, as they are imported."""
         return self.state / "demo"
@@ -179,7 +185,7 @@ class Places:
     def everything(self) -> tuple[Path, ...]:
         """All that we ever make in a state directory, the servers' data first."""
         ours = (self.authority, self.logs, self.traces, self.description, self.session, self.demo)
-        names = ("postgres", "valkey", "secrets", "pids")
+        names = ("postgres", "valkey", "archives", "secrets", "pids")
         return (*(self.state / name for name in names), *ours, self.state / "session.lock", self.state / "lock")
 
     @property
@@ -227,6 +233,8 @@ def environment(
         told["ALMAGEST_HTTP_LISTEN"] = f"127.0.0.1:{ports.http[row.name]}"
     if row.name == AUTH:
         told["ALMAGEST_KEY_ENCRYPTION_KEY_FILE"] = str(places.key_encryption_key)
+    if row.workload == EVENT_STORE:
+        told.setdefault("ALMAGEST_ARCHIVE_DIRECTORY", str(places.archives))
     if row.redis:
         told["ALMAGEST_REDIS_URL"] = redis_url
     if database_urls:
