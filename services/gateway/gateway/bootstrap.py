@@ -10,8 +10,9 @@ from chassis.redis import connect
 from chassis.rpc.channel import Channel
 from redis.asyncio import Redis
 
-from gateway.adapters import auth, catalog_command, catalog_query, worker
+from gateway.adapters import auth, catalog_command, catalog_query, operators, worker
 from gateway.adapters.changes import GrpcChanges
+from gateway.adapters.operators import GrpcOperators
 from gateway.adapters.redis import NoKeyMemory, RedisKeyMemory, RedisQuotas
 from gateway.app import create_app
 from gateway.application.changes import Feeds
@@ -32,7 +33,7 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
         channels = {
             "auth": chassis.channel("auth", retryable=auth.RETRYABLE),
             "catalog-command": chassis.channel("catalog-command"),
-            "catalog-query": chassis.channel("catalog-query", retryable=catalog_query.RETRYABLE),
+            "catalog-query": chassis.channel("catalog-query", retryable=catalog_query.RETRYABLE | operators.RETRYABLE),
             "worker": chassis.channel("worker", retryable=worker.RETRYABLE),
         }
         commands = catalog_command.GrpcCatalogCommand(channels["catalog-command"])
@@ -47,6 +48,7 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
             worker=worker.GrpcWorker(channels["worker"], upload_seconds=settings.upload_seconds),
             keys=NoKeyMemory() if redis is None else RedisKeyMemory(redis),
             changes=GrpcChanges(channels["catalog-query"]),
+            operators=GrpcOperators(channels["catalog-query"]),
         )
         quotas = Quotas(None if redis is None else RedisQuotas(redis))
         sharing = asyncio.create_task(quotas.share())

@@ -12,7 +12,7 @@ import httpx
 import orjson
 import pytest
 from almagest.auth.v1 import auth_pb2
-from almagest.catalog.v1 import changes_pb2, command_pb2, query_pb2, schedules_pb2
+from almagest.catalog.v1 import changes_pb2, command_pb2, projections_pb2, query_pb2, schedules_pb2
 from almagest.eventstore.v1 import event_pb2
 from almagest.jobs.v1 import jobs_pb2
 from almagest.rpc.v1 import problem_pb2
@@ -29,6 +29,7 @@ from gateway.application.ports import (
     Changes,
     Claim,
     KeyMemory,
+    Operators,
     Person,
     Ports,
     Remembered,
@@ -37,6 +38,7 @@ from gateway.application.ports import (
 from gateway.application.quotas import Quotas
 from gateway.settings import Settings
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 PASSWORD = "correct horse battery staple"
 
@@ -142,6 +144,7 @@ class Catalog(CatalogCommand, CatalogQuery):
     """Both sides of the catalog over one dictionary, with the log as a list of commands per product."""
 
     def __init__(self) -> None:
+        self.held: int | None = None
         self.documents: dict[str, dict[str, object]] = {}
         self.log: dict[str, list[query_pb2.ProductChange]] = {}
         self.answered: dict[str, tuple[bytes, command_pb2.Executed]] = {}
@@ -323,6 +326,7 @@ class Catalog(CatalogCommand, CatalogQuery):
             document=orjson.dumps(document),
             revision=int(str(document["revision"])),
             consistency_token=position_token(self.position),
+            held_revision=self.held,
         )
 
     async def products(self, items: Sequence[query_pb2.GetProductItem]) -> Sequence[query_pb2.GetProductResult]:
@@ -547,6 +551,90 @@ class MemoryKeys(KeyMemory):
         self.known.pop(key, None)
 
 
+class FakeOperators(Operators):
+    """One projection with an event that is parked, and two generations."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Message, str]] = []
+        self.parked = projections_pb2.ParkedEvent(
+            parked_id="0199f5a0-7c1e-7d31-9a5b-0d2c3e4f5a6b", projection="products", revision=2, type="PriceBurnt"
+        )
+        self.comparison = projections_pb2.Comparison(against=1, compared=7, different=2, fields={"document.name": 2})
+
+    async def list_projections(
+        self, request: projections_pb2.ListProjectionsRequest, person: Person
+    ) -> projections_pb2.ListProjectionsResponse:
+        del person
+        if request.projection != "products":
+            raise problem(grpc.StatusCode.NOT_FOUND, "PROJECTION_NOT_FOUND")
+        progress = [projections_pb2.GenerationProgress(checkpoint=3, head=5, lag_seconds=0.5, running=True)]
+        generations = [
+            projections_pb2.ProjectionGeneration(generation=1, state="serving", progress=progress, held_streams=1),
+            projections_pb2.ProjectionGeneration(generation=2, state="ready", comparison=self.comparison),
+        ]
+        return projections_pb2.ListProjectionsResponse(
+            projections=[projections_pb2.Projection(name="products", generations=generations)]
+        )
+
+    async def list_parked(
+        self, request: projections_pb2.ListParkedEventsRequest, person: Person
+    ) -> projections_pb2.ListParkedEventsResponse:
+        del person
+        following = "" if request.page_token else "more"
+        return projections_pb2.ListParkedEventsResponse(parked=[self.parked], next_page_token=following)
+
+    async def retry_parked(
+        self, request: projections_pb2.RetryParkedEventsRequest, person: Person
+    ) -> projections_pb2.RetryParkedEventsResponse:
+        self.asked.append((request, person.subject))
+        return projections_pb2.RetryParkedEventsResponse(still_parked=1, parked=[self.parked])
+
+    async def skip_parked(
+        self, request: projections_pb2.SkipParkedEventRequest, person: Person
+    ) -> projections_pb2.SkipParkedEventResponse:
+        self.asked.append((request, person.subject))
+        return projections_pb2.SkipParkedEventResponse()
+
+    async def rebuild(self, request: projections_pb2.RebuildRequest, person: Person) -> projections_pb2.RebuildResponse:
+        self.asked.append((request, person.subject))
+        return projections_pb2.RebuildResponse(generation=2, created=True)
+
+    async def compare(self, request: projections_pb2.CompareRequest, person: Person) -> None:
+        self.asked.append((request, person.subject))
+
+    async def list_differences(
+        self, request: projections_pb2.ListDifferencesRequest, person: Person
+    ) -> projections_pb2.ListDifferencesResponse:
+        del request, person
+        found = projections_pb2.Difference(key="a", revision=3, kind="field", field="document.name", after='"B"')
+        return projections_pb2.ListDifferencesResponse(differences=[found], comparison=self.comparison)
+
+    async def switch(
+        self, request: projections_pb2.SwitchGenerationRequest, person: Person
+    ) -> projections_pb2.SwitchGenerationResponse:
+        self.asked.append((request, person.subject))
+        if not request.force and "document.name" not in request.accepted_fields:
+            raise problem(grpc.StatusCode.FAILED_PRECONDITION, "GENERATIONS_DIFFER")
+        return projections_pb2.SwitchGenerationResponse(previous=1)
+
+    async def drop(self, request: projections_pb2.DropGenerationRequest, person: Person) -> None:
+        self.asked.append((request, person.subject))
+
+    async def list_drift(
+        self, request: projections_pb2.ListDriftRequest, person: Person
+    ) -> projections_pb2.ListDriftResponse:
+        del request, person
+        return projections_pb2.ListDriftResponse(
+            drift=[projections_pb2.Drift(product_id="a", generation=1, kind="different", fields=["document"])]
+        )
+
+    async def repair(
+        self, request: projections_pb2.RepairProductRequest, person: Person
+    ) -> projections_pb2.RepairProductResponse:
+        self.asked.append((request, person.subject))
+        return projections_pb2.RepairProductResponse(revision=4, changed=1)
+
+
 class Fakes:
     """All ports, and an application over them."""
 
@@ -558,8 +646,9 @@ class Fakes:
         self.readiness = Readiness()
         self.readiness.serving = True
         self.changes = FakeChanges()
+        self.operators = FakeOperators()
         self.feeds = Feeds(per_person=settings.changes_feeds_per_person)
-        self.ports = Ports(self.auth, self.catalog, self.catalog, self.worker, self.keys, self.changes)
+        self.ports = Ports(self.auth, self.catalog, self.catalog, self.worker, self.keys, self.changes, self.operators)
         self.quotas = Quotas()
         self.app = create_app(settings, self.ports, self.readiness, self.quotas, self.feeds)
 

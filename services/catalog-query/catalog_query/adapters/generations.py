@@ -208,6 +208,13 @@ class GenerationsShard:
                 [(*where, one.key, one.field, one.kind, one.revision, one.before, one.after) for one in differences],
             )
 
+    async def forget_comparison(self, target: Target) -> None:
+        """Forget what the last comparison found."""
+        where = (target.projection, target.generation)
+        async with self._shard.database.transaction() as connection:
+            await connection.execute("DELETE FROM comparisons WHERE projection = $1 AND generation = $2", *where)
+            await connection.execute("DELETE FROM differences WHERE projection = $1 AND generation = $2", *where)
+
     async def comparison(self, target: Target) -> Comparison | None:
         """What the last comparison found."""
         async with self._shard.connection() as connection:

@@ -88,8 +88,8 @@ class CatalogProjectionServicer(projections_pb2_grpc.CatalogProjectionServiceSer
     async def Compare(
         self, request: projections_pb2.CompareRequest, context: Context
     ) -> projections_pb2.CompareResponse:
-        found = await self._operations.compare(Target(request.projection, request.generation))
-        return projections_pb2.CompareResponse(comparison=_comparison(found))
+        await self._operations.compare(Target(request.projection, request.generation))
+        return projections_pb2.CompareResponse()
 
     async def ListDifferences(
         self, request: projections_pb2.ListDifferencesRequest, context: Context

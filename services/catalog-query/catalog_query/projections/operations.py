@@ -17,6 +17,7 @@ from catalog_query.application.lag import Lag
 from catalog_query.application.shards import Shards
 from catalog_query.domain.comparisons import Comparison, Difference
 from catalog_query.domain.errors import (
+    GenerationNotReady,
     GenerationsDiffer,
     GenerationServes,
     TooManyGenerations,
@@ -28,7 +29,6 @@ from catalog_query.domain.product import stream_of
 from catalog_query.domain.projection import PRODUCTS, Generation, Pointer, Target
 from catalog_query.projections import repair
 from catalog_query.projections.projection import Projection
-from catalog_query.projections.rebuild import compare
 from catalog_query.projections.repair import WholeStreams
 from catalog_query.projections.supervisor import Projections
 
@@ -178,22 +178,24 @@ class Operations:
         await self._projections.refresh()
         return number, all(created)
 
-    async def compare(self, target: Target) -> Comparison:
-        """Compare a generation with the one that is read, anew.
+    async def compare(self, target: Target) -> None:
+        """Let a generation be compared with the one that is read, anew: whatever replica sees that it is not does it.
 
         Raises:
             UnknownGeneration: there is no such one.
             GenerationServes: it is the one that is read.
+            GenerationNotReady: it is not filled and indexed, or older than the one that is read.
         """
-        found: list[Comparison] = []
         for read_shard, pointer in enumerate(await self._pointers(target.projection)):
             _require(pointer, target)
             if pointer.serving == target.generation:
                 raise GenerationServes(target)
+            if pointer.serving > target.generation:
+                raise GenerationNotReady(target, "it is older than the one that is read")
             await self._generations[read_shard].require_ready(target, behind=_MOST_BEHIND)
-            against = Target(target.projection, pointer.serving)
-            found.append(await compare(self._generations[read_shard], target, against))
-        return _together(found)
+        for shard in self._generations:
+            await shard.forget_comparison(target)
+        await self._projections.refresh()
 
     async def differences(
         self, target: Target, *, after: tuple[int, str, str], size: int

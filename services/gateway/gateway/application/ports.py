@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from almagest.auth.v1 import auth_pb2
-from almagest.catalog.v1 import changes_pb2, command_pb2, past_pb2, query_pb2, schedules_pb2
+from almagest.catalog.v1 import changes_pb2, command_pb2, past_pb2, projections_pb2, query_pb2, schedules_pb2
 from almagest.jobs.v1 import jobs_pb2
 
 
@@ -133,6 +133,70 @@ class CatalogQuery(Protocol):
         ...
 
 
+class Operators(Protocol):
+    """Looking after projections. For admins."""
+
+    async def list_projections(
+        self, request: projections_pb2.ListProjectionsRequest, person: Person
+    ) -> projections_pb2.ListProjectionsResponse:
+        """Projections with their generations."""
+        ...
+
+    async def list_parked(
+        self, request: projections_pb2.ListParkedEventsRequest, person: Person
+    ) -> projections_pb2.ListParkedEventsResponse:
+        """A page of what could not be applied."""
+        ...
+
+    async def retry_parked(
+        self, request: projections_pb2.RetryParkedEventsRequest, person: Person
+    ) -> projections_pb2.RetryParkedEventsResponse:
+        """Try one again, or all."""
+        ...
+
+    async def skip_parked(
+        self, request: projections_pb2.SkipParkedEventRequest, person: Person
+    ) -> projections_pb2.SkipParkedEventResponse:
+        """Leave one out."""
+        ...
+
+    async def rebuild(self, request: projections_pb2.RebuildRequest, person: Person) -> projections_pb2.RebuildResponse:
+        """Begin a generation."""
+        ...
+
+    async def compare(self, request: projections_pb2.CompareRequest, person: Person) -> None:
+        """Let a generation be compared anew."""
+        ...
+
+    async def list_differences(
+        self, request: projections_pb2.ListDifferencesRequest, person: Person
+    ) -> projections_pb2.ListDifferencesResponse:
+        """A page of what a comparison found."""
+        ...
+
+    async def switch(
+        self, request: projections_pb2.SwitchGenerationRequest, person: Person
+    ) -> projections_pb2.SwitchGenerationResponse:
+        """Let reads go to a generation."""
+        ...
+
+    async def drop(self, request: projections_pb2.DropGenerationRequest, person: Person) -> None:
+        """Drop a generation."""
+        ...
+
+    async def list_drift(
+        self, request: projections_pb2.ListDriftRequest, person: Person
+    ) -> projections_pb2.ListDriftResponse:
+        """A page of what has drifted."""
+        ...
+
+    async def repair(
+        self, request: projections_pb2.RepairProductRequest, person: Person
+    ) -> projections_pb2.RepairProductResponse:
+        """Write a product's rows anew."""
+        ...
+
+
 class Worker(Protocol):
     """Jobs."""
 
@@ -224,3 +288,4 @@ class Ports:
     worker: Worker
     keys: KeyMemory
     changes: Changes
+    operators: Operators

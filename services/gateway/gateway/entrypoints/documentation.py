@@ -20,6 +20,15 @@ READ_HEADERS: Mapping[str, Any] = {
         "schema": {"type": "string"},
     }
 }
+HELD: Mapping[str, Any] = {
+    "Almagest-Held": {
+        "description": (
+            "The revision of an event that could not be applied: what was written since is not in this answer. Absent:"
+            " nothing is held."
+        ),
+        "schema": {"type": "integer"},
+    }
+}
 ETAG: Mapping[str, Any] = {
     "ETag": {"description": "The product's revision, quoted.", "schema": {"type": "string", "examples": ['"3"']}}
 }

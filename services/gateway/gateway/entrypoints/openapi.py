@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from gateway import requests
+from gateway.entrypoints import projection_shapes
 from gateway.problems import Problem
 
 TITLE = "Almagest"
@@ -34,7 +35,7 @@ _TAGS = [
     {"name": "changes", "description": "Everything that happens, as it happens."},
     {"name": "imports", "description": "Many products at once, from a file."},
     {"name": "jobs", "description": "Work that outlives its request."},
-    {"name": "projections", "description": "How fresh reads are."},
+    {"name": "projections", "description": "How fresh reads are, and looking after what they read."},
     {"name": "operations", "description": "For those who run it."},
 ]
 _BODIES: Mapping[str, Any] = {
@@ -50,6 +51,9 @@ _BODIES: Mapping[str, Any] = {
     "CorrectPrice": requests.CorrectPrice,
     "Restore": requests.Restore,
     "BatchGet": requests.BatchGet,
+    "SkipParkedEvent": projection_shapes.Skip,
+    "SwitchGeneration": projection_shapes.Switch,
+    "RepairProduct": projection_shapes.Repair,
     "Problem": Problem,
 }
 _REF = "#/components/schemas/{model}"

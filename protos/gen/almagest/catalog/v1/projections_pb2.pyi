@@ -609,23 +609,16 @@ Global___CompareRequest: _TypeAlias = CompareRequest  # noqa: Y015
 
 @_typing.final
 class CompareResponse(_message.Message):
-    """CompareResponse is what was found, over all shards of the read model."""
+    """CompareResponse is empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    COMPARISON_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def comparison(self) -> Global___Comparison:
-        """The counts of all shards together."""
-
     def __init__(
         self,
-        *,
-        comparison: Global___Comparison | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -44,7 +44,7 @@ class CatalogProjectionServiceStub:
     Rebuild: _grpc.UnaryUnaryMultiCallable[_projections_pb2.RebuildRequest, _projections_pb2.RebuildResponse]
     """Rebuild begins a new generation beside the one that is read, or answers the one that was begun."""
     Compare: _grpc.UnaryUnaryMultiCallable[_projections_pb2.CompareRequest, _projections_pb2.CompareResponse]
-    """Compare compares a generation with the one that is read, anew, and answers when that has ended."""
+    """Compare lets a generation be compared with the one that is read, anew: what an earlier comparison found is forgotten at once."""
     ListDifferences: _grpc.UnaryUnaryMultiCallable[_projections_pb2.ListDifferencesRequest, _projections_pb2.ListDifferencesResponse]
     """ListDifferences answers a page of what the last comparison found."""
     SwitchGeneration: _grpc.UnaryUnaryMultiCallable[_projections_pb2.SwitchGenerationRequest, _projections_pb2.SwitchGenerationResponse]
@@ -72,7 +72,7 @@ class CatalogProjectionServiceAsyncStub(CatalogProjectionServiceStub):
     Rebuild: _aio.UnaryUnaryMultiCallable[_projections_pb2.RebuildRequest, _projections_pb2.RebuildResponse]  # type: ignore[assignment]
     """Rebuild begins a new generation beside the one that is read, or answers the one that was begun."""
     Compare: _aio.UnaryUnaryMultiCallable[_projections_pb2.CompareRequest, _projections_pb2.CompareResponse]  # type: ignore[assignment]
-    """Compare compares a generation with the one that is read, anew, and answers when that has ended."""
+    """Compare lets a generation be compared with the one that is read, anew: what an earlier comparison found is forgotten at once."""
     ListDifferences: _aio.UnaryUnaryMultiCallable[_projections_pb2.ListDifferencesRequest, _projections_pb2.ListDifferencesResponse]  # type: ignore[assignment]
     """ListDifferences answers a page of what the last comparison found."""
     SwitchGeneration: _aio.UnaryUnaryMultiCallable[_projections_pb2.SwitchGenerationRequest, _projections_pb2.SwitchGenerationResponse]  # type: ignore[assignment]
@@ -133,7 +133,7 @@ class CatalogProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _projections_pb2.CompareRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_projections_pb2.CompareResponse, _abc.Awaitable[_projections_pb2.CompareResponse]]:
-        """Compare compares a generation with the one that is read, anew, and answers when that has ended."""
+        """Compare lets a generation be compared with the one that is read, anew: what an earlier comparison found is forgotten at once."""
 
     @_abc_1.abstractmethod
     def ListDifferences(

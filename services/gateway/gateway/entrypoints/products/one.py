@@ -29,7 +29,7 @@ from gateway.entrypoints.dependencies import (
     product_id_of,
     tokens_of,
 )
-from gateway.entrypoints.documentation import ASKED, ETAG, READ_HEADERS, problems, success
+from gateway.entrypoints.documentation import ASKED, ETAG, HELD, READ_HEADERS, problems, success
 from gateway.entrypoints.products.moments import HEADERS, etag_of, headers_of, moment_of
 from gateway.problems import Refused
 from gateway.representations import ProductDocument
@@ -80,6 +80,8 @@ async def get_product(scope: Scope, send: Send, *, people: People, ports: Ports,
         (b"almagest-consistency", document.consistency_token.encode()),
         (b"cache-control", b"private, no-cache"),
     ]
+    if document.HasField("held_revision"):
+        headers.append((b"almagest-held", b"%d" % document.held_revision))
     if known is not None and matches(known, etag):
         await send({"type": "http.response.start", "status": 304, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
@@ -135,7 +137,7 @@ async def answer_product(
 def answers(found: str) -> dict[int | str, dict[str, Any]]:
     """What reading one product can answer, for the documentation."""
     return {
-        200: success(found, ProductDocument, ETAG, READ_HEADERS, HEADERS),
+        200: success(found, ProductDocument, ETAG, READ_HEADERS, HELD, HEADERS),
         304: success("The client has the current one", None, ETAG, READ_HEADERS, HEADERS),
         **problems(*ASKED, 404),
     }
