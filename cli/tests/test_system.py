@@ -148,6 +148,7 @@ def test_further_replicas_have_the_same_identity_and_are_called_by_whoever_calls
 
     first, second = told("event-store"), told("event-store-2")
     assert first["ALMAGEST_IDENTITY_DIRECTORY"] == second["ALMAGEST_IDENTITY_DIRECTORY"]
+    assert first["ALMAGEST_ARCHIVE_DIRECTORY"] == second["ALMAGEST_ARCHIVE_DIRECTORY"] == str(tmp_path / "archives")
     both = f"{first['ALMAGEST_LISTEN']},{second['ALMAGEST_LISTEN']}"
     assert told("catalog-command")["ALMAGEST_EVENT_STORE_TARGET"] == f"ipv4:{both}"
 

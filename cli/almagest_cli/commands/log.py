@@ -1,6 +1,7 @@
 """`log`: looking after the event log itself, as its operator."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Annotated, Any
 
 import grpc
@@ -30,7 +31,8 @@ _PHASES = {
 _PAGE = 200
 
 app = typer.Typer(
-    help="Look after the event log: prove that it is whole, and move buckets between its shards.", no_args_is_help=True
+    help="Look after the event log: prove that it is whole, move buckets between its shards, archive what is old.",
+    no_args_is_help=True,
 )
 
 
@@ -147,6 +149,66 @@ def moves(*, as_json: Json = False) -> None:
             escape(one.error),
         )
     out.print(table)
+
+
+@app.command()
+def archive(
+    *,
+    shard: Annotated[int | None, typer.Option(min=0, help="Only this shard.")] = None,
+    until: Annotated[int, typer.Option(min=0, help="Only up to this position. Needs --shard.")] = 0,
+    older_than: Annotated[float | None, typer.Option(min=0, help="Only what is older than so many days.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Move old events from the database into compressed files, from which they are read as before.
+
+    Whole files only: what does not fill one stays.
+    """
+    if until and shard is None:
+        raise typer.BadParameter("--until needs --shard.")
+    if not until and older_than is None:
+        raise typer.BadParameter("Say which events: --older-than, or --shard and --until.")
+    with operating.channel(EVENT_STORE) as channel:
+        stub = administration_pb2_grpc.EventStoreAdministrationServiceStub(channel)
+        for number in [shard] if shard is not None else _shards(channel):
+            request = administration_pb2.ArchiveEventsRequest(shard=number, until=until)
+            if older_than is not None:
+                request.older_than.FromTimedelta(timedelta(days=older_than))
+            made = 0
+            for answer in stub.ArchiveEvents(request):
+                made += 1
+                _show_archive(answer.archive, as_json=as_json)
+            if not made and not as_json:
+                out.print(f"shard {number}: nothing that fills a file")
+
+
+@app.command()
+def archives(
+    *, shard: Annotated[int | None, typer.Option(min=0, help="Only this shard.")] = None, as_json: Json = False
+) -> None:
+    """List the files that old events were moved to."""
+    with operating.channel(EVENT_STORE) as channel:
+        stub = administration_pb2_grpc.EventStoreAdministrationServiceStub(channel)
+        for number in [shard] if shard is not None else _shards(channel):
+            request = administration_pb2.ListArchivesRequest(shard=number)
+            for one in stub.ListArchives(request, timeout=10).archives:
+                _show_archive(one, as_json=as_json)
+
+
+def _show_archive(one: administration_pb2.Archive, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json(
+            {
+                "shard": one.shard,
+                "first": one.first,
+                "last": one.last,
+                "name": one.name,
+                "bytes": one.bytes,
+                "sha256": one.sha256.hex(),
+                "created_at": one.created_at.ToJsonString(),
+            }
+        )
+    else:
+        out.print(f"shard {one.shard}: positions {one.first} to {one.last} in {one.name}, {one.bytes} bytes")
 
 
 def _moves(stub: Any) -> Iterator[administration_pb2.Move]:
