@@ -272,6 +272,37 @@ async def test_a_repeated_append_is_answered_by_the_new_shard_as_by_the_old(data
         assert conflict.problem.metadata["actual_revision"] == "2"
 
 
+async def test_an_append_by_the_map_of_before_a_move_is_refused(databases, replica):
+    """A caller that routes by itself must take the new map; one that goes by none is routed by the service."""
+    async with replica(databases) as store:
+        client = store.command
+        item = client.item(home(client))
+        await moved(store, 0, 9, 1)
+        with pytest.raises(RemoteProblem) as caught:
+            await client.stub.Append(event_store_pb2.AppendRequest(appends=[item], epoch=1), timeout=5)
+        assert (caught.value.reason, caught.value.problem.metadata["epoch"]) == ("STALE_SHARD_MAP", "2")
+        answer = await client.stub.Append(event_store_pb2.AppendRequest(appends=[item], epoch=2), timeout=5)
+        assert answer.results[0].appended.position.epoch == 2
+
+
+async def test_streams_that_were_written_together_part_when_their_buckets_do(databases, replica):
+    """What was written is still answered; another append to both is refused."""
+    async with replica(databases) as store:
+        client = store.command
+        one, other = home(client), home(client)
+        further = event_store_pb2.StreamAppend(stream=other, events=[client.event(b"also")])
+        further.any.SetInParent()
+        item = client.item(one, 2, also=[further])
+        [before] = await client.appended(item)
+        bucket = stream_bucket(other)
+        assert (await moved(store, bucket, bucket, 1))[0].phase == DONE
+        [again] = await client.appended(item)
+        assert again.replayed
+        assert (again.last_revision, list(again.also)) == (before.last_revision, list(before.also))
+        [refused] = await client.append(client.item(one, 2, also=[further]))
+        assert refused.problem.reason == "DIFFERENT_SHARDS"
+
+
 async def test_what_is_said_of_streams_and_kept_of_them_moves_along(databases, replica):
     """A stream that has ended stays ended; metadata that were set anew after the first copy are the last ones; snapshots
     are there.
@@ -402,7 +433,7 @@ async def test_a_move_that_cannot_go_on_is_given_up_and_its_buckets_stay(databas
                 stream_bucket(late),
             )
 
-        async with process(databases, pace=MovePace(near=1)) as mover:
+        async with process(databases, pace=MovePace(near=0)) as mover:
             source = mover._shards[0]
             fence = source.fence
 

@@ -220,8 +220,10 @@ class MovePace:
     """How long to wait for a shard that could not be asked."""
     patience: float = 60.0
     """How long the new shard may be away before a move that is not fenced is given up."""
-    near: int = 1000
-    """How many positions may be left to look through when the old shard is fenced."""
+    near: int = 100
+    """How many positions may be left to look through when the old shard is fenced, if they can be got to so few."""
+    far: int = 10_000
+    """How many at most, when each round leaves as many as the one before: the copying is no faster than the appends."""
     bounds: PageBounds = field(default_factory=lambda: PageBounds(events=500, bytes=512 * 1024))
     """The most that is copied in one transaction, which keeps appends to the new shard waiting."""
 
@@ -396,13 +398,14 @@ class Mover:
             raise Ended
         if not arrival.taken:
             work.total = await source.events_of(move)
-            copied_to = arrival.copied_to
-            while True:
-                head = await source.head()
-                copied_to = await self._copy(work, copied_to, head, gently=head - copied_to > self._pace.near)
-                if await source.head() - copied_to <= self._pace.near:
-                    break
             await self._copy_snapshots(move)
+            copied_to = arrival.copied_to
+            left = await source.head() - copied_to
+            while True:
+                copied_to = await self._copy(work, copied_to, copied_to + left, gently=left > self._pace.far)
+                before, left = left, await source.head() - copied_to
+                if left <= self._pace.near or before <= left <= self._pace.far:
+                    break
             self._tell(move, "copied")
             began = asyncio.get_running_loop().time()
             fence = await source.fence(move)

@@ -23,7 +23,6 @@ from event_store.domain.append import (
     NewEvent,
     Part,
 )
-from event_store.domain.errors import DifferentShards
 from event_store.domain.stream import (
     MAXIMUM_STREAM_LENGTH,
     MAXIMUM_TYPE_LENGTH,
@@ -148,7 +147,6 @@ def append(
 
     Raises:
         InvalidRequest: It is not well formed or over a limit.
-        DifferentShards: Its streams do not live together.
     """
     faults = Faults()
     append_id = canonical_uuid(message.append_id)
@@ -166,7 +164,7 @@ def append(
         size += EVENT_OVERHEAD + len(new.payload) + len(new.metadata)
     also: Sequence[Part] = ()
     if message.also:
-        also, more = _also(message, at, limits, buckets, claims, workload, faults)
+        also, more = _also(message, at.stream, limits, buckets, claims, workload, faults)
         size += more
     faults.end()
     return at.shard, Append(
@@ -210,24 +208,28 @@ def _bounded(message: event_store_pb2.Append, limits: Limits, faults: Faults) ->
 
 def _also(
     message: event_store_pb2.Append,
-    home: Place,
+    stream: str,
     limits: Limits,
     buckets: Places,
     claims: Claims,
     workload: str,
     faults: Faults,
 ) -> tuple[Sequence[Part], int]:
-    """The further streams of an append, and how large they are."""
-    places = {home.stream: home.shard}
+    """The further streams of an append, and how large they are.
+
+    That they live on one shard is not asked here: the shard of the first one refuses the buckets that it does not hold,
+    but answers what it wrote when they lived together.
+    """
+    named = {stream}
     parts: list[Part] = []
     size = 0
     for number, part in enumerate(message.also):
         field = f"also[{number}]."
         at = place(part.stream, part.partition_key, buckets, faults, f"{field}stream")
         writable(at, faults, f"{field}stream")
-        if part.stream in places:
+        if part.stream in named:
             faults.add(f"{field}stream", "is named twice")
-        places[part.stream] = at.shard
+        named.add(part.stream)
         events = [
             _event(field, index, event, message.traceparent, limits, claims, workload, faults)
             for index, event in enumerate(part.events)
@@ -235,8 +237,6 @@ def _also(
         size += APPEND_OVERHEAD + sum(EVENT_OVERHEAD + len(new.payload) + len(new.metadata) for new in events)
         parts.append(Part(at.stream, at.category, at.bucket, _expected(part, faults, field), events))
     faults.end()
-    if len(set(places.values())) > 1:
-        raise DifferentShards(places)
     return parts, size
 
 
