@@ -12,7 +12,7 @@ import httpx
 import orjson
 import pytest
 from almagest.auth.v1 import auth_pb2
-from almagest.catalog.v1 import changes_pb2, command_pb2, projections_pb2, query_pb2, schedules_pb2
+from almagest.catalog.v1 import changes_pb2, command_pb2, past_pb2, projections_pb2, query_pb2, schedules_pb2
 from almagest.eventstore.v1 import event_pb2
 from almagest.jobs.v1 import jobs_pb2
 from almagest.rpc.v1 import problem_pb2
@@ -150,6 +150,9 @@ class Catalog(CatalogCommand, CatalogQuery):
         self.answered: dict[str, tuple[bytes, command_pb2.Executed]] = {}
         self.items: list[command_pb2.CommandItem] = []
         self.list_requests: list[query_pb2.ListProductsRequest] = []
+        self.moments: list[past_pb2.Moment] = []
+        self.diffs: list[past_pb2.DiffProductRequest] = []
+        self.history_requests: list[query_pb2.GetProductHistoryRequest] = []
         self.plans: dict[str, schedules_pb2.Schedule] = {}
         self.schedule_requests: list[schedules_pb2.ListSchedulesRequest] = []
         self.position = 0
@@ -377,9 +380,52 @@ class Catalog(CatalogCommand, CatalogQuery):
         self, request: query_pb2.GetProductHistoryRequest, person: Person
     ) -> query_pb2.GetProductHistoryResponse:
         del person
+        self.history_requests.append(request)
         if request.product_id not in self.log:
             raise problem(grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND")
         return query_pb2.GetProductHistoryResponse(changes=self.log[request.product_id])
+
+    def _at(self, moment: past_pb2.Moment) -> past_pb2.Resolved:
+        """What is asked for by a time is known now, and may still change; a position never does."""
+        self.moments.append(moment)
+        told = past_pb2.Resolved(settled=moment.HasField("known_at") or moment.HasField("position"))
+        told.as_of.CopyFrom(moment.time)
+        told.known_at.FromJsonString("2026-11-22T16:30:00Z")
+        return told
+
+    async def product_as_of(
+        self, request: past_pb2.GetProductAsOfRequest, person: Person
+    ) -> past_pb2.GetProductAsOfResponse:
+        del person
+        found = await self.product(query_pb2.GetProductItem(product_id=request.product_id))
+        return past_pb2.GetProductAsOfResponse(product=found, moment=self._at(request.moment))
+
+    async def list_as_of(
+        self, request: past_pb2.ListProductsAsOfRequest, person: Person
+    ) -> past_pb2.ListProductsAsOfResponse:
+        page = await self.list_products(request.page, person)
+        return past_pb2.ListProductsAsOfResponse(page=page, moment=self._at(request.moment))
+
+    async def search_as_of(
+        self, request: past_pb2.SearchProductsAsOfRequest, person: Person
+    ) -> past_pb2.SearchProductsAsOfResponse:
+        page = await self.search_products(request.page, person)
+        return past_pb2.SearchProductsAsOfResponse(page=page, moment=self._at(request.moment))
+
+    async def diff(self, request: past_pb2.DiffProductRequest, person: Person) -> past_pb2.DiffProductResponse:
+        del person
+        self.diffs.append(request)
+        field = query_pb2.FieldChange(field="price.amount", before='"1.00"', after="null")
+        return past_pb2.DiffProductResponse(from_revision=1, to_revision=3, fields=[field])
+
+    async def explain(self, request: past_pb2.ExplainFieldRequest, person: Person) -> past_pb2.ExplainFieldResponse:
+        del person
+        if request.field != "price.amount":
+            raise violation(grpc.StatusCode.INVALID_ARGUMENT, "FIELD_NOT_FOUND", "field", "must be price.amount")
+        [*_, first] = self.log[request.product_id]
+        first.job_id, first.import_line = "0193a1c2-7f4e-7c3a-9d52-3f1b6f1f0c11", 7
+        moment = self._at(request.moment)
+        return past_pb2.ExplainFieldResponse(value='"12.00"', before="null", set_by=first, moment=moment, revision=1)
 
     async def projections(self, person: Person) -> query_pb2.GetProjectionStatusResponse:
         del person
