@@ -39,6 +39,7 @@ from catalog_query.application.past_pages import PastPages
 from catalog_query.application.reads import ProductReader
 from catalog_query.application.schedules import Schedules
 from catalog_query.application.shards import Shards
+from catalog_query.domain.projection import PRODUCTS, Target
 from catalog_query.entrypoints.catalog_query import CatalogQueryServicer
 from catalog_query.entrypoints.changes import CatalogChangesServicer
 from catalog_query.entrypoints.errors import ERRORS
@@ -87,7 +88,15 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         )
         versions_freshness = Freshness()
         versions_holds = Holds(shards, versions_freshness)
-        versions = Versions(event_store, cached=settings.versions_cached_products)
+
+        def present_is_behind() -> bool:
+            return any(
+                head - checkpoint > settings.projection_batch_events
+                for shard in range(shards.read_shards)
+                for _, checkpoint, head in projections.progress(Target(PRODUCTS, freshness.generation(shard)), shard)
+            )
+
+        versions = Versions(event_store, cached=settings.versions_cached_products, gives_way=present_is_behind)
         pace = Pace(batch_events=settings.projection_batch_events, lease=settings.projection_lease_seconds)
         projections = Projections(
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid7()}",

@@ -449,3 +449,28 @@ async def test_the_table_and_the_log_answer_the_same_for_every_two_times(databas
     finally:
         await engine.dispose()
         await database.close()
+
+
+async def test_the_past_gives_way_to_the_present_but_not_for_ever(databases):
+    """While there is something more urgent, a batch is put off, and done in the end."""
+    [dsn] = (await databases(1)).service
+    database = await Database.open(dsn, name="test_versions", size=1)
+    life = Story(1).create()
+    asked: list[bool] = []
+
+    def gives_way() -> bool:
+        asked.append(len(asked) < 3)
+        return asked[-1]
+
+    try:
+        projection = Versions(Told([life]), cached=1, gives_way=gives_way)
+        applier = projection.applier(ReadModelShard(database), Target("versions"), filling=False)
+        assert (await applier.prepare(life.history, {}, careful=False)).write is not None
+        assert asked == [True, True, True, False]
+        asked.clear()
+        always = Versions(Told([life]), cached=1, gives_way=lambda: not asked.append(True))
+        applier = always.applier(ReadModelShard(database), Target("versions"), filling=False)
+        assert (await applier.prepare(life.history, {}, careful=False)).write is not None
+        assert len(asked) > 1
+    finally:
+        await database.close()

@@ -307,7 +307,24 @@ product_versions = Table(
     Column("superseded_at", DateTime(timezone=True), server_default=_FOREVER, nullable=False),
     Column("planned", Boolean, server_default=text("false"), nullable=False),
     PrimaryKeyConstraint("product_id", "made_by", "valid_from"),
+    # No index holds `superseded_at`, or most updates would have to touch all of them.
     Index("product_versions_by_name", "name_key", "product_id"),
+    Index(
+        "product_versions_by_price",
+        "price_currency",
+        "price_amount",
+        "product_id",
+        postgresql_where=text("price_amount IS NOT NULL"),
+    ),
+    Index(
+        "product_versions_by_make",
+        "make_key",
+        "model_key",
+        "model_year",
+        postgresql_where=text("make_key IS NOT NULL"),
+    ),
+    Index("product_versions_by_category", "category"),
+    Index("product_versions_by_sku", "sku"),
     Index("product_versions_by_words", "search", postgresql_using="gin"),
 )
 """Every version of every product that was ever believed: for which time, and since and until when."""

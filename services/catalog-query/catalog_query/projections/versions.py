@@ -10,12 +10,13 @@ what still holds.
 An ordinary event needs the latest row only. What is scheduled or corrected is folded anew from the product's stream,
 by the same pure fold that answers a single product.
 
-This is a projection of its own, with its own checkpoint: reads of the present never wait for it.
+This is a projection of its own, with its own checkpoint, and it gives way: while the one that answers the present is
+behind, this one does little.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,9 @@ from catalog_query.projections.product import UnnamedProduct, document_of, row
 from catalog_query.projections.projection import Prepared
 
 _BETWEEN_TURNS: Final = 100
+_LOOKS: Final = 20
+_PAUSE: Final = 0.05
+"""A batch is put off for as many pauses, in seconds, and not longer: the past must come on, too."""
 
 
 class Versions:
@@ -47,14 +51,24 @@ class Versions:
     name = VERSIONS
     title = "project versions"
 
-    def __init__(self, streams: Streams, *, cached: int) -> None:
+    def __init__(self, streams: Streams, *, cached: int, gives_way: Callable[[], bool] = lambda: False) -> None:
+        """Project versions.
+
+        Args:
+            streams: the log.
+            cached: how many products each projector remembers.
+            gives_way: whether something more urgent is to be done on this processor.
+        """
         self._streams = streams
         self._cached = cached
+        self._gives_way = gives_way
 
     def applier(self, shard: ReadModelShard, target: Target, *, filling: bool) -> "VersionApplier":
         """For one pair of shards and one generation."""
         del filling
-        return VersionApplier(VersionTable(shard, target), self._streams, cached=self._cached)
+        return VersionApplier(
+            VersionTable(shard, target), self._streams, cached=self._cached, gives_way=self._gives_way
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +102,8 @@ class _Batch:
 class VersionApplier:
     """Turns events into versions."""
 
-    def __init__(self, table: VersionTable, streams: Streams, *, cached: int) -> None:
+    def __init__(self, table: VersionTable, streams: Streams, *, cached: int, gives_way: Callable[[], bool]) -> None:
+        self._gives_way = gives_way
         self._table = table
         self._streams = streams
         self._most_cached = cached
@@ -98,6 +113,10 @@ class VersionApplier:
         self, events: Sequence[event_pb2.RecordedEvent], skipped: Mapping[str, frozenset[int]], *, careful: bool
     ) -> Prepared:
         """The versions that a batch ends and begins."""
+        for _ in range(_LOOKS):
+            if not self._gives_way():
+                break
+            await asyncio.sleep(_PAUSE)
         batch = _Batch([], [], [], {}, {})
         by_stream: dict[str, list[event_pb2.RecordedEvent]] = {}
         for event in events:

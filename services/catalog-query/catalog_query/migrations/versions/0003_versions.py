@@ -44,6 +44,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("product_id", "made_by", "valid_from", name="product_versions_pkey"),
     )
     op.create_index("product_versions_by_name", "product_versions", ["name_key", "product_id"])
+    op.create_index(
+        "product_versions_by_price",
+        "product_versions",
+        ["price_currency", "price_amount", "product_id"],
+        postgresql_where=sa.text("price_amount IS NOT NULL"),
+    )
+    op.create_index(
+        "product_versions_by_make",
+        "product_versions",
+        ["make_key", "model_key", "model_year"],
+        postgresql_where=sa.text("make_key IS NOT NULL"),
+    )
+    op.create_index("product_versions_by_category", "product_versions", ["category"])
+    op.create_index("product_versions_by_sku", "product_versions", ["sku"])
     op.create_index("product_versions_by_words", "product_versions", ["search"], postgresql_using="gin")
     op.execute("INSERT INTO projections (name, template, serving) VALUES ('versions', 'product_versions', 1)")
     op.execute("SELECT create_generation('versions', 1, '', 'ready')")
