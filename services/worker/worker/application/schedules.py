@@ -103,7 +103,7 @@ class ActivateSchedules:
         """What is due.
 
         Raises:
-            ChassisError: the list cannot be reached.
+            RemoteProblem, ChassisError: the list cannot be reached.
         """
         answer = await self._plans.due(LIMIT)
         self._forget()
@@ -118,7 +118,7 @@ class ActivateSchedules:
         """Let schedules take effect.
 
         Raises:
-            ChassisError: the list or the catalog cannot be reached.
+            RemoteProblem, ChassisError: the list or the catalog cannot be reached.
         """
         refusals: dict[str, problem_pb2.Problem] = {}
         tokens = await self._tokens(due, refusals)

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import structlog
-from chassis.errors import ChassisError
+from chassis.errors import ChassisError, RemoteProblem
 from chassis.telemetry.tracing import inject, tracer
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
@@ -36,7 +36,7 @@ class Clockwork:
             try:
                 pause = await self._round()
                 failures = 0
-            except ChassisError as error:
+            except (ChassisError, RemoteProblem) as error:
                 failures += 1
                 if failures == 1:
                     _logger.warning("schedules are not carried out", problem=error.reason)
