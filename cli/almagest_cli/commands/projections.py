@@ -124,9 +124,9 @@ def rebuild(
     """Fill a new generation from the log, beside the one that is read. Reads and writes go on."""
     with Client(ClientSettings.read()) as client:
         begun = orjson.loads(client.post(f"{_path(name)}:rebuild").content)
-        generations = _watch(client, name, begun["generation"], quiet=as_json) if watch else []
+        generations = _watch(client, name, begun["generation"], quiet=as_json) if watch else ()
     if as_json:
-        output.print_json(begun | {"generations": generations})
+        output.print_json(begun | {"generations": list(generations)})
         return
     number = begun["generation"]
     out.print(f"Generation {number} {'is begun' if not watch else 'is ready'}.")
