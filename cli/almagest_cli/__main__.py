@@ -5,7 +5,18 @@ import sys
 import typer
 
 from almagest_cli import output
-from almagest_cli.commands import catalog, history, jobs, local, log, projections, schedules, session, trace
+from almagest_cli.commands import (
+    catalog,
+    changes,
+    history,
+    jobs,
+    local,
+    log,
+    projections,
+    schedules,
+    session,
+    trace,
+)
 from almagest_cli.output import CommandError, Exit
 
 _EPILOG = (
@@ -45,6 +56,7 @@ app.command(rich_help_panel=_LOOK)(schedules.schedules)
 app.command(rich_help_panel=_LOOK)(history.history)
 app.command(rich_help_panel=_LOOK)(history.diff)
 app.command(rich_help_panel=_LOOK)(history.explain)
+app.command(rich_help_panel=_LOOK)(changes.changes)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_LOOK)
 app.add_typer(log.app, name="log", rich_help_panel=_LOOK)
 app.add_typer(projections.app, name="projections", rich_help_panel=_LOOK)

@@ -126,12 +126,43 @@ class Client:
                     raise
             time.sleep(0.5)
 
+    def changes(self, wanted: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The change feed, with these parameters. A gateway that goes away for a while is waited for, and the feed
+        goes on after what was seen last; so does one that ended with its access token.
+        """
+        last: str | None = None
+        lost_since: float | None = None
+        while True:
+            whole = True
+            try:
+                headers = {} if last is None else {"Last-Event-ID": last}
+                with self._stream("/v1/changes", wanted, headers) as lines:
+                    for event_id, name, data in _server_sent(lines):
+                        last, lost_since = event_id or last, None
+                        if name == "change":
+                            yield orjson.loads(data)
+                        # It could not go on, and the next answer will say why, if it still cannot.
+                        whole = whole and name != "end"
+                if whole and wanted["follow"] == "false":
+                    return
+            except CommandError as error:
+                if error.code is not Exit.UNREACHABLE:
+                    raise
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > _RECONNECT_SECONDS:
+                    raise
+            time.sleep(0.5)
+
     @contextmanager
-    def _stream(self, path: str) -> Generator[Iterator[str]]:
-        headers = self._authorization() | {"Accept": "text/event-stream"}
+    def _stream(
+        self, path: str, parameters: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Generator[Iterator[str]]:
+        asked = self._authorization() | {"Accept": "text/event-stream"} | dict(headers or {})
         with (
             _reaching(self._settings),
-            self._http.stream("GET", path, headers=headers, timeout=httpx.Timeout(60, connect=5)) as answer,
+            self._http.stream(
+                "GET", path, params=dict(parameters or {}), headers=asked, timeout=httpx.Timeout(60, connect=5)
+            ) as answer,
         ):
             if answer.is_error:
                 answer.read()
@@ -250,6 +281,18 @@ def _reaching(settings: ClientSettings) -> Generator[None]:
             code=Exit.UNREACHABLE,
             hint="Look at `almagest status`, then try again.",
         ) from None
+
+
+def _server_sent(lines: Iterator[str]) -> Iterator[tuple[str, str, str]]:
+    """Id, name and data of each event in a stream of server-sent events, empty where there is none."""
+    found: dict[str, str] = {}
+    for line in lines:
+        field, _, value = line.partition(": ")
+        if line:
+            found[field] = value
+        else:
+            yield found.get("id", ""), found.get("event", ""), found.get("data", "")
+            found.clear()
 
 
 def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

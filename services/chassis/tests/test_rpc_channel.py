@@ -1,0 +1,71 @@
+"""What a channel promises beside its calls: a service that comes back is soon found, and no stream runs far ahead of its reader."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
+from chassis.errors import RemoteProblem
+from chassis.identity.files import FileIdentitySource
+from chassis.rpc.channel import Channel
+
+ServiceFactory = Callable[..., Any]
+REQUEST = event_store_pb2.GetShardMapRequest()
+PIECE = event_store_pb2.ReadAllResponse(events=[event_pb2.RecordedEvent(payload=b"x" * 64_000)])
+
+
+async def test_a_service_that_is_away_is_looked_for_as_often_after_long_as_at_first(
+    serve: ServiceFactory, issue: Callable[..., Any]
+) -> None:
+    """So that it is found as soon as it is back. Somebody else, who hangs up, stands for the address without a service."""
+    tries: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tries.append(loop.time())
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as nobody:
+        port = nobody.sockets[0].getsockname()[1]
+        source = FileIdentitySource(issue("gateway"), "almagest.internal")
+        async with Channel(f"127.0.0.1:{port}", service="event-store", identity=source) as channel:
+            stub: Any = event_store_pb2_grpc.EventStoreServiceStub(channel)
+            until = loop.time() + 5
+            while loop.time() < until:
+                with contextlib.suppress(RemoteProblem):
+                    await stub.GetShardMap(REQUEST)
+                await asyncio.sleep(0.02)
+    assert len(tries) > 10
+    assert max(later - earlier for earlier, later in itertools.pairwise(tries)) < 0.75
+
+
+async def test_a_stream_whose_reader_stops_is_not_fetched_far_ahead(
+    serve: ServiceFactory, issue: Callable[..., Any]
+) -> None:
+    """However quickly it was read before, and however much there is."""
+    async with serve() as service:
+        sent = 0
+
+        async def endless(_request: Any, context: Any) -> None:
+            nonlocal sent
+            while True:
+                await context.write(PIECE)
+                sent += 1
+
+        service.servicer.behaviour = endless
+        # The servicer's own stream yields first and then does as it is told: with writes of its own.
+        call = service.stub(issue("gateway")).Subscribe(event_store_pb2.SubscribeRequest())
+        for _ in range(1_000):
+            await call.read()
+        before = sent
+        # Until nothing is sent any more.
+        while True:
+            seen = sent
+            await asyncio.sleep(0.3)
+            if sent == seen:
+                break
+        ahead = (sent - before) * 64_000
+        call.cancel()
+        assert ahead < 2_000_000
