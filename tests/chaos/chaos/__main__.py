@@ -5,6 +5,7 @@ checks a kept history again.
 import argparse
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -14,7 +15,7 @@ import uvloop
 
 from chaos import network
 from chaos.check import check
-from chaos.run import Plan, run, say
+from chaos.run import Plan, run_and_report, say
 
 
 def main(arguments: list[str]) -> int:
@@ -52,11 +53,9 @@ def main(arguments: list[str]) -> int:
         faults=asked.faults,
         own_network=network.inside(),
     )
-    holds = uvloop.run(run(plan))
+    holds = uvloop.run(run_and_report(plan))
     if holds and not asked.keep and asked.directory is None:
-        for path in plan.directory.iterdir():
-            path.unlink()
-        plan.directory.rmdir()
+        shutil.rmtree(plan.directory)
     return 0 if holds else 1
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from chassis.buckets import BUCKETS, bucket_of, stream_bucket
 
-from chaos import history
+from chaos import findings, history
 from chaos.findings import Findings
 from chaos.history import PRODUCT, Record, Writer
 from chaos.log import check_log, check_subscriptions, check_verified
@@ -34,12 +34,23 @@ def check(directory: Path) -> Findings:
             check_subscriptions(directory, indexes, found)
             indexes.clear()
             for operation in history.read(directory / history.HISTORY):
+                _check_told(operation, found)
                 parts.add_operation(operation)
             for document in history.read(directory / history.MODEL):
                 parts.add_document(document)
         for part in range(parts.count):
             _check_part(parts, part, found)
     return found
+
+
+def _check_told(operation: Record, found: Findings) -> None:
+    """An answer that says no more than that something unexpected happened is a defect by itself."""
+    said = operation.get("status") or operation.get("reason")
+    found.expect(
+        findings.TOLD,
+        said not in _UNEXPECTED,
+        f"{operation['client']}: {operation['kind']} at {operation['invoked']:.3f} was answered {said}",
+    )
 
 
 def _check_part(parts: "Parts", part: int, found: Findings) -> None:
@@ -51,6 +62,7 @@ def _check_part(parts: "Parts", part: int, found: Findings) -> None:
     check_products(streams, parts.read(part, "people"), parts.read(part, "documents"), found)
 
 
+_UNEXPECTED: Final = frozenset({500, "INTERNAL"})
 _KINDS: Final = ("rows", "direct", "people", "documents")
 _ROW: Final = (
     "shard",

@@ -17,6 +17,7 @@ READS: Final = "reads of a stream answer what the log holds"
 SUBSCRIPTIONS: Final = "subscriptions are complete and in order"
 FRESH: Final = "reads with a token are fresh, and those of one session never go back"
 PROJECTION: Final = "the read model is the fold of the log"
+TOLD: Final = "failures are told as what they are"
 
 CHECKS: Final = (
     POSITIONS,
@@ -32,6 +33,7 @@ CHECKS: Final = (
     SUBSCRIPTIONS,
     FRESH,
     PROJECTION,
+    TOLD,
 )
 _KEPT: Final = 10
 

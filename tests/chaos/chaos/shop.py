@@ -298,7 +298,7 @@ class Person:
         """The answer; None if there is none. Its record is of unknown outcome until somebody says otherwise."""
         shop = self._shop
         headers = {**arguments.pop("headers", {}), "authorization": f"Bearer {shop.access_token}"}
-        record |= {"invoked": time.monotonic(), "completed": None, "outcome": UNKNOWN}
+        record |= {"invoked": time.monotonic(), "completed": None, "outcome": UNKNOWN, "status": None}
         try:
             answer: httpx.Response = await shop.cancellation.maybe(
                 self._http.request(method, path, headers=headers, **arguments)
@@ -310,6 +310,7 @@ class Person:
             record["completed"] = time.monotonic()
             return None
         record["completed"] = time.monotonic()
+        record["status"] = answer.status_code
         shop.statuses[answer.status_code] += 1
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             await asyncio.sleep(0.2)

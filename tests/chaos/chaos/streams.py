@@ -165,16 +165,12 @@ def _check_append(
         found.expect(findings.SAME, other == answer, f"{name}: answered {answer}, then {other}")
     if found.expect(findings.ONCE, present == expected, f"{name}: {present} of its {expected} events are there"):
         _check_places(name, first, there, found)
-        last = there[-1][-1] if there[-1] else there[0][-1]
-        where_last = max(
-            (event for part in there for _, event in part), key=lambda event: event.position, default=last[1]
-        )
+        last = max((event for part in there for _, event in part), key=lambda event: event.position)
         spans = [[part[0][1].revision, part[-1][1].revision] for part in there if part]
         found.expect(
             findings.ONCE,
-            spans == answer["revisions"]
-            and [where_last.shard, where_last.position] == [answer["shard"], answer["position"]],
-            f"{name}: answered {answer}, is at {spans} of {where_last.shard}:{where_last.position}",
+            spans == answer["revisions"] and [last.shard, last.position] == [answer["shard"], answer["position"]],
+            f"{name}: answered {answer}, is at {spans} of {last.shard}:{last.position}",
         )
     fresh = [attempt for attempt in genuine if attempt["outcome"] == OK and not attempt["replayed"]]
     found.expect(findings.SAME, len(fresh) <= 1, f"{name}: was answered {len(fresh)} times that it is written only now")
@@ -253,6 +249,9 @@ def _learnt(operation: Record) -> list[tuple[str, float, int, int | None]]:
             if operation["outcome"] == OK
             else []
         )
+    if operation["conflict"] is not None:
+        stream, actual = operation["conflict"]
+        return [(stream, completed, actual, actual)]
     if operation["outcome"] == OK:
         written = [part[0] for part in operation["parts"] if part[2]]
         return [
