@@ -276,7 +276,7 @@ class Rereading:
             places = {bucket: self._routing.shard_of(bucket) for bucket in buckets}
             shards = sorted(set(places.values()))
             known = {shard: self._routing.held(shard) for shard in shards}
-            answer, *accounts = await asyncio.gather(read(), *(self._routing.ask(shard) for shard in shards))
+            answer, accounts = await asyncio.gather(read(), self._ask(shards))
             now = dict(zip(shards, accounts, strict=True))
             away = next((bucket for bucket, shard in places.items() if bucket not in now[shard].buckets), None)
             if away is not None:
@@ -287,6 +287,11 @@ class Rereading:
                 for bucket, shard in places.items()
             ):
                 return answer
+
+    async def _ask(self, shards: Sequence[int]) -> Sequence[Held]:
+        if len(shards) == 1:
+            return [await self._routing.ask(shards[0])]
+        return await asyncio.gather(*(self._routing.ask(shard) for shard in shards))
 
 
 class Rerouting:

@@ -176,7 +176,7 @@ class PostgresShard(MovingDatabase):
         settings = sorted({e.stream.removeprefix(_METADATA) for e in events if e.stream.startswith(_METADATA)})
         async with self._telling() as connection:
             appends = await connection.fetch(_APPENDS, after, page.checkpoint, move.first, move.last)
-            metadata = await connection.fetch(_SETTINGS, settings) if settings else []
+            metadata: Sequence[Any] = await connection.fetch(_SETTINGS, settings) if settings else ()
         return Copied(self._shard, after, page.checkpoint, events, appends, metadata)
 
     async def snapshots(self, move: Move, *, after: tuple[str, str], limit: int) -> Sequence[Mapping[str, Any]]:
