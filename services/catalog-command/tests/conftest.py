@@ -27,6 +27,7 @@ from catalog_command.application.product_log import (
     StreamConflict,
     Written,
 )
+from catalog_command.domain.product import Product
 from catalog_command.domain.sku import product_id
 from chassis.database.migrations import upgrade
 from chassis.errors import DeadlineExceeded, Unavailable
@@ -52,6 +53,7 @@ class MemoryProductLog:
     def __init__(self) -> None:
         self._streams: dict[str, list[tuple[Any, ProductAppend, Timestamp]]] = {}
         self._written: dict[str, Written] = {}
+        self._kept: dict[str, tuple[Product, int, str]] = {}
         self._position = 0
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.down = False
@@ -110,6 +112,18 @@ class MemoryProductLog:
             self.loses_answers -= 1
             raise AppendUncertain
         return written
+
+    async def load(self, product_id: str, *, deadline: float) -> History:
+        kept = self._kept.get(product_id)
+        if kept is None:
+            return await self.read(product_id, after=NO_REVISION, deadline=deadline)
+        product, revision, token = kept
+        history = await self.read(product_id, after=revision, deadline=deadline)
+        return replace(history, base=product, consistency_token=history.consistency_token or token)
+
+    def keep(self, product_id: str, product: Product, *, revision: int, consistency_token: str) -> None:
+        self.calls.append("keep")
+        self._kept[product_id] = (product, revision, consistency_token)
 
     async def find(self, append_id: str, *, product_id: str, deadline: float) -> Written | None:
         await self._begin("find", deadline)

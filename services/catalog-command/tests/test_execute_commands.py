@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from catalog_command.application.errors import CommandIdReused, OutcomeUnknown, RevisionConflict, TooContended
-from catalog_command.application.execute_commands import Execute, ExecuteCommands
+from catalog_command.application.execute_commands import LONG_TALE, Execute, ExecuteCommands
 from catalog_command.application.known_products import KnownProducts
 from catalog_command.application.product_log import History
 from catalog_command.domain import errors
@@ -434,3 +434,33 @@ def test_losses_and_repetitions_leave_no_mark_on_the_log(new_memory_log, example
 
     unharmed = asyncio.run(run(new_memory_log(), ["none"] * len(requests)))
     assert asyncio.run(run(new_memory_log(), faults)) == unharmed
+
+
+class TestLongTales:
+    async def test_a_long_tale_is_told_once(self, service, replica, memory_log, example, ask, sku, product):
+        """Who folded many events keeps the state for the next one, who then decides the same on it."""
+        await service(ask(example.put(sku, example.car())))
+        for number in range(1, LONG_TALE):
+            await service(ask(example.price(str(number))))
+        assert "keep" not in memory_log.calls
+        await replica(ask(example.price("1000")))
+        assert memory_log.calls.count("keep") == 1
+        another = ExecuteCommands(log=memory_log, products=KnownProducts(100))
+        same = await another(ask(example.price("1000")))
+        assert (same.changed, same.revision) == (False, LONG_TALE)
+        assert (await another(ask(example.publish()))).revision == LONG_TALE + 1
+        assert memory_log.calls.count("keep") == 1
+
+    async def test_a_command_from_before_the_kept_state_is_recognised(
+        self, service, replica, memory_log, example, ask, sku
+    ):
+        """Its append is asked for by id, since the tale does not tell of it any more."""
+        await service(ask(example.put(sku, example.car())))
+        early = ask(example.price("5"))
+        first = await service(early)
+        for number in range(1, LONG_TALE):
+            await service(ask(example.price(f"{number}.50")))
+        await replica(ask(example.publish()))
+        another = ExecuteCommands(log=memory_log, products=KnownProducts(100))
+        again = await another(early)
+        assert (again.replayed, again.revision) == (True, first.revision)

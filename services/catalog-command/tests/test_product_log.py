@@ -4,11 +4,22 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from almagest.catalog.events.v1.product_events_pb2 import Money, PriceSet, ProductCreated, ProductPublished
+from almagest.catalog.events.v1.product_events_pb2 import (
+    Description,
+    GeneralAttributes,
+    Money,
+    PriceSet,
+    ProductCreated,
+    ProductPublished,
+)
+from almagest.eventstore.v1 import event_store_pb2
+from catalog_command.adapters import snapshots
+from catalog_command.application.known_products import UNKNOWN
 from catalog_command.application.product_log import (
     NO_REVISION,
     AppendIdReused,
@@ -19,6 +30,11 @@ from catalog_command.application.product_log import (
     StreamConflict,
     Written,
 )
+from catalog_command.domain.description import Kind
+from catalog_command.domain.money import Money as DomainMoney
+from catalog_command.domain.product import Product, Status, initial
+from catalog_command.domain.schedule import Ending, Schedule
+from chassis.errors import RemoteProblem
 from google.protobuf.timestamp_pb2 import Timestamp
 
 
@@ -172,3 +188,83 @@ async def test_a_long_stream_is_read_whole(log, appending, product):
     history = await log.read(product, after=NO_REVISION, deadline=soon())
     assert history.last_revision == 11_000
     assert said(history.events[-1:])[0] == price("10.999")
+
+
+async def test_a_kept_state_stands_for_the_events_before_it(log, appending):
+    """Who loads a product gets the state that was kept and what came after it: the same as the whole tale."""
+    product = str(uuid.uuid4())
+    created = ProductCreated(sku="S-1", description=Description(name="n", general=GeneralAttributes()))
+    first = await log.append(appending(product, NO_REVISION, created, price("1.00")), deadline=soon())
+    whole = UNKNOWN.followed_by(await log.load(product, deadline=soon()))
+    log.keep(product, whole.product, revision=whole.revision, consistency_token=whole.consistency_token)
+    async with asyncio.timeout(20):
+        while (loaded := await log.load(product, deadline=soon())).base is None:  # noqa: ASYNC110 - it is kept in the background
+            await asyncio.sleep(0.01)
+    assert (loaded.base, loaded.events, loaded.last_revision) == (whole.product, [], 1)
+    assert UNKNOWN.followed_by(loaded).consistency_token == first.consistency_token
+    await log.append(appending(product, 1, price("2.00"), ProductPublished()), deadline=soon())
+    loaded = UNKNOWN.followed_by(await log.load(product, deadline=soon()))
+    whole = UNKNOWN.followed_by(await log.read(product, after=NO_REVISION, deadline=soon()))
+    assert loaded.product == whole.product
+    assert (loaded.revision, loaded.consistency_token) == (whole.revision, whole.consistency_token)
+    assert not loaded.all_appends
+
+
+async def test_a_state_that_does_not_read_is_folded_anew(store, appending, monkeypatch):
+    """And one of another version is not even asked for."""
+    product = str(uuid.uuid4())
+    async with store.log() as log:
+        await log.append(appending(product, NO_REVISION, ProductCreated(sku="S-2"), price("1.00")), deadline=soon())
+        whole = await log.load(product, deadline=soon())
+        with monkeypatch.context() as patched:
+            patched.setattr(snapshots, "written", lambda *_: b'{"sku": 5}')
+            log.keep(product, initial, revision=1, consistency_token="")
+        stub = log._stub
+        request = event_store_pb2.BatchReadStreamsRequest(
+            streams=[event_store_pb2.StreamSlice(stream=f"product-{product}", snapshot_kind=snapshots.KIND)]
+        )
+        async with asyncio.timeout(20):
+            while not (await stub.BatchReadStreams(request, timeout=5)).streams[0].HasField("snapshot"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await log.load(product, deadline=soon()) == whole
+        monkeypatch.setattr(snapshots, "KIND", "catalog-command.product.2")
+        assert await log.load(product, deadline=soon()) == whole
+
+
+async def test_a_stream_that_has_ended_is_an_error_and_not_a_product_that_never_was(store, appending):
+    """Else its SKU could be created anew, to be refused by the log only."""
+    product = str(uuid.uuid4())
+    async with store.log() as log:
+        await log.append(appending(product, NO_REVISION, ProductCreated(sku="S-3")), deadline=soon())
+        request = event_store_pb2.SetStreamMetadataRequest(append_id=str(uuid.uuid4()), stream=f"product-{product}")
+        request.metadata.tombstoned = True
+        await log._stub.SetStreamMetadata(request, timeout=5)
+        with pytest.raises(RemoteProblem) as caught:
+            await log.load(product, deadline=soon())
+        assert caught.value.reason == "STREAM_TOMBSTONED"
+
+
+def test_every_part_of_a_product_survives_being_kept():
+    """A field that the form forgets would be lost without a word: each has a value here that is not its default."""
+    at = datetime(2026, 11, 27, 8, 30, 0, 5, tzinfo=UTC)
+    product = Product(
+        status=Status.PUBLISHED,
+        sku="S-4",
+        kind=Kind.TRUCK,
+        description_digest=bytes(range(32)),
+        price=DomainMoney("10.50", "EUR"),
+        discontinued_because="why not",
+        created_at=at,
+        price_since=at + timedelta(days=1),
+        status_since=at + timedelta(days=2),
+        schedules=(Schedule("a", DomainMoney("1", "JPY"), at), Schedule("b", False, at)),
+        endings=(("c", Ending.CANCELLED), ("d", Ending.FAILED)),
+        corrected=(at, None, DomainMoney("2.00", "EUR")),
+    )
+    for field in fields(Product):
+        assert getattr(product, field.name) != getattr(initial, field.name), field.name
+    assert snapshots.read(snapshots.written(product, "token")) == (product, "token")
+    assert snapshots.read(snapshots.written(initial, "")) == (initial, "")
+    for broken in (b"", b"{}", b"[]", b"null", snapshots.written(product, "")[:-1]):
+        with pytest.raises(snapshots.SnapshotUnreadable):
+            snapshots.read(broken)

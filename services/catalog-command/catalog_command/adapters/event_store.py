@@ -1,22 +1,26 @@
 """The log, by gRPC. Appends and reads of many requests travel together: a call costs more than what it carries."""
 
+import asyncio
 import base64
 import time
 from collections.abc import Iterable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
 import catalog_events
 import grpc
+import structlog
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
 from chassis.buckets import BucketMap
 from chassis.coalescing import Coalescer
-from chassis.errors import DeadlineExceeded, RemoteProblem
+from chassis.errors import ChassisError, DeadlineExceeded, RemoteProblem
 from chassis.ids import uuid7
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.empty_pb2 import Empty
 
+from catalog_command.adapters import snapshots
 from catalog_command.application.product_log import (
     NO_REVISION,
     AppendIdReused,
@@ -26,6 +30,7 @@ from catalog_command.application.product_log import (
     StreamConflict,
     Written,
 )
+from catalog_command.domain.product import Product
 
 BATCH_BYTES: Final = 2 * 1024 * 1024
 """The appends of one call are at most this large together, well under what a gRPC message may be."""
@@ -35,6 +40,9 @@ SHARD_UNAVAILABLE: Final = "SHARD_UNAVAILABLE"
 READ_TOO_LARGE: Final = "READ_TOO_LARGE"
 
 _EMPTY = Empty()
+_KEPT_AT_ONCE: Final = 8
+_KEEP_SECONDS: Final = 5.0
+_logger = structlog.stdlib.get_logger(__name__)
 # What these say about a write that they answer: it was not begun.
 _NOT_BEGUN = frozenset(
     {
@@ -76,6 +84,7 @@ class EventStoreProductLog:
         batch_bytes: int = BATCH_BYTES,
     ) -> None:
         self._stub = stub
+        self._keeping: set[asyncio.Task[None]] = set()
         self._batch_bytes = batch_bytes
         self._appends = Coalescer[_Waiting, Written](
             self._send_appends, max_batch=max_batch, in_flight=in_flight, name="append"
@@ -86,6 +95,9 @@ class EventStoreProductLog:
 
     async def close(self) -> None:
         """Refuse what comes, and give up what is in flight."""
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         await self._appends.close()
         await self._reads.close()
 
@@ -97,6 +109,54 @@ class EventStoreProductLog:
         """
         waiting = _Slice(event_store_pb2.StreamSlice(stream=_stream(product_id), from_revision=after + 1), deadline)
         return _history(await self._reads.submit(waiting, timeout=_left(deadline)))
+
+    async def load(self, product_id: str, *, deadline: float) -> History:
+        """The whole of a product, from the state that was kept of it if there is one.
+
+        Raises:
+            UndecodableEvent: As above.
+        """
+        stream = _stream(product_id)
+        waiting = _Slice(event_store_pb2.StreamSlice(stream=stream, snapshot_kind=snapshots.KIND), deadline)
+        response = await self._reads.submit(waiting, timeout=_left(deadline))
+        if not response.HasField("snapshot"):
+            return _history(response)
+        try:
+            base, consistency_token = snapshots.read(response.snapshot.payload)
+        except snapshots.SnapshotUnreadable:
+            _logger.warning("a snapshot does not read, and is not used", stream=stream)
+            return await self.read(product_id, after=NO_REVISION, deadline=deadline)
+        history = _history(response)
+        if not history.events:
+            return replace(
+                history, base=base, last_revision=response.snapshot.revision, consistency_token=consistency_token
+            )
+        return replace(history, base=base)
+
+    def keep(self, product_id: str, product: Product, *, revision: int, consistency_token: str) -> None:
+        """Keep a folded state, some time soon; while many are being kept, not at all."""
+        if len(self._keeping) >= _KEPT_AT_ONCE:
+            return
+        snapshot = event_store_pb2.NewSnapshot(
+            stream=_stream(product_id),
+            kind=snapshots.KIND,
+            revision=revision,
+            payload=snapshots.written(product, consistency_token),
+        )
+        # In a context of its own: it has nothing to do with the deadline or the trace of who caused it.
+        task = asyncio.get_running_loop().create_task(self._keep(snapshot), context=Context())
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+
+    async def _keep(self, snapshot: event_store_pb2.NewSnapshot) -> None:
+        request = event_store_pb2.PutSnapshotsRequest(snapshots=[snapshot])
+        try:
+            [result] = (await self._stub.PutSnapshots(request, timeout=_KEEP_SECONDS)).results
+        except ChassisError as error:
+            _logger.warning("a snapshot was not kept", stream=snapshot.stream, problem=str(error))
+        else:
+            if result.HasField("problem"):
+                _logger.warning("a snapshot was refused", stream=snapshot.stream, problem=result.problem.reason)
 
     async def append(self, append: ProductAppend, *, deadline: float) -> Written:
         """Write events.
@@ -154,7 +214,7 @@ class EventStoreProductLog:
                 return [await self._long_stream(batch[0])]
             half = len(batch) // 2
             return [*await self._send_reads(batch[:half]), *await self._send_reads(batch[half:])]
-        return list(response.streams)
+        return [RemoteProblem(one.problem) if one.HasField("problem") else one for one in response.streams]
 
     async def _long_stream(self, waiting: _Slice) -> event_store_pb2.ReadStreamResponse | Exception:
         """A stream that is too long for a batch, in pieces."""

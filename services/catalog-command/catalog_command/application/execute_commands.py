@@ -48,6 +48,8 @@ ATTEMPTS = 5
 """How often a decision is made before others are left to have their way."""
 LONGEST_PAUSE = 0.05
 """Seconds, at most, between a second conflict and the next decision; it doubles with each."""
+LONG_TALE = 100
+"""From how many events on the state that they were folded into is kept."""
 APPEND_SHARE = 0.8
 """The share of the time left that an append gets; the rest is for finding out what became of it."""
 
@@ -195,9 +197,22 @@ class ExecuteCommands:
 
     async def _looked_up(self, request: Execute, known: KnownProduct) -> KnownProduct:
         """The product as the log has it now."""
+        if known is UNKNOWN:
+            return await self._loaded(request)
         history = await self._log.read(request.product_id, after=known.revision, deadline=request.deadline)
         known = known.followed_by(history)
         self._products.put(request.product_id, known)
+        return known
+
+    async def _loaded(self, request: Execute) -> KnownProduct:
+        """The product as the log tells it from the beginning. A long tale is not to be told again."""
+        history = await self._log.load(request.product_id, deadline=request.deadline)
+        known = UNKNOWN.followed_by(history)
+        self._products.put(request.product_id, known)
+        if len(history.events) >= LONG_TALE:
+            self._log.keep(
+                request.product_id, known.product, revision=known.revision, consistency_token=known.consistency_token
+            )
         return known
 
     async def _unwritten(self, request: Execute, known: KnownProduct, decision: Decision | Refusal) -> Executed:

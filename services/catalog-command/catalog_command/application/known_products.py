@@ -7,7 +7,7 @@ does need one.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from catalog_command.application.product_log import NO_REVISION, History, Written
 from catalog_command.domain.product import Product, fold, initial
@@ -41,6 +41,9 @@ class KnownProduct:
 
     def followed_by(self, history: History) -> "KnownProduct":
         """The product after what the log has told."""
+        if history.base is not None:
+            kept = KnownProduct(history.base, history.last_revision, history.consistency_token, (), all_appends=False)
+            return kept.followed_by(replace(history, base=None))
         if not history.events:
             return self
         product = fold(self.product, history.events)

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from catalog_events import Event
 
+from catalog_command.domain.product import Product
+
 NO_REVISION = -1
 """The revision of a product that does not exist; the first event has revision 0."""
 
@@ -65,12 +67,14 @@ class History:
     Attributes:
         last_revision: that of the stream, which may be before the first asked for; `NO_REVISION`: there is no stream.
         consistency_token: where the last of the events stands in the log; empty when there are none.
+        base: the state that stands for what was before the events, when it was kept; None: there is none.
     """
 
     events: Sequence[Event]
     appends: Sequence[Written]
     last_revision: int
     consistency_token: str
+    base: Product | None = None
 
 
 class StreamConflict(Exception):
@@ -93,6 +97,14 @@ class ProductLog(Protocol):
 
     async def read(self, product_id: str, *, after: int, deadline: float) -> History:
         """The history of a product after a revision, as the log has it now."""
+        ...
+
+    async def load(self, product_id: str, *, deadline: float) -> History:
+        """The whole of a product: its history, of which a state that was kept may stand for the beginning."""
+        ...
+
+    def keep(self, product_id: str, product: Product, *, revision: int, consistency_token: str) -> None:
+        """Keep a folded state for who loads the product later. Nobody waits for it, and it may come to nothing."""
         ...
 
     async def append(self, append: ProductAppend, *, deadline: float) -> Written:
