@@ -28,7 +28,8 @@ def main(arguments: list[str]) -> int:
     running.add_argument("--directory", type=Path, default=None, help="where the history goes")
     running.add_argument("--rate", type=float, default=700, help="direct operations a second")
     running.add_argument("--people-rate", type=float, default=40, help="operations a second at the door")
-    running.add_argument("--faults", type=float, default=0.8, help="faults a second; 0 for none")
+    running.add_argument("--faults", type=float, default=1.0, help="faults a second; 0 for none")
+    running.add_argument("--no-moves", action="store_true", help="leave every bucket on its shard")
     running.add_argument("--keep", action="store_true", help="keep the history also when all holds")
     checking = commands.add_parser("check", help="check a kept history")
     checking.add_argument("directory", type=Path)
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> int:
         people_rate=asked.people_rate,
         faults=asked.faults,
         own_network=network.inside(),
+        moves=not asked.no_moves,
     )
     holds = uvloop.run(run_and_report(plan))
     if holds and not asked.keep and asked.directory is None:

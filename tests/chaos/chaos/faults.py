@@ -22,7 +22,7 @@ from chaos.proxy import Proxy
 
 Fault = Callable[[], Awaitable[None]]
 
-_AT_ONCE: Final = 4
+_AT_ONCE: Final = 5
 _START_SECONDS: Final = 60.0
 
 

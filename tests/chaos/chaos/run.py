@@ -32,6 +32,7 @@ from chaos.faults import Clock, Faults
 from chaos.findings import Findings
 from chaos.followers import Follower, until_at
 from chaos.history import Writer
+from chaos.moves import Moves
 from chaos.proxy import Proxy
 from chaos.shop import Shop
 
@@ -54,6 +55,7 @@ class Plan:
         people_rate: operations a second at the door.
         faults: faults a second.
         own_network: whether we are in a network namespace of our own.
+        moves: whether buckets move between the shards.
     """
 
     seconds: float
@@ -63,6 +65,7 @@ class Plan:
     people_rate: float
     faults: float
     own_network: bool
+    moves: bool
 
 
 def say(text: str) -> None:
@@ -97,7 +100,7 @@ async def run_and_report(plan: Plan) -> bool:
     if counts.unresolved:
         say(f"{counts.unresolved} operations stayed of unknown outcome although everything runs again.")
     if not counts.quiet:
-        say("Subscribers did not get to the end of the log although everything runs again.")
+        say("A subscriber did not get to the end of the log, or a move to its own, although everything runs again.")
     if found.hold and counts.quiet and not counts.unresolved:
         say("All holds.")
         return True
@@ -122,6 +125,7 @@ class Counts:
     seconds: float
     unresolved: int
     quiet: bool
+    moves: Mapping[str, int]
 
     def report(self) -> str:
         """In words."""
@@ -137,6 +141,8 @@ class Counts:
                 f"Why appends were not acknowledged: {reasons or 'all were'}. HTTP: {statuses}.",
                 f"{faults:,} faults ({faults / self.seconds:.2f} a second), and {cancelled:,} calls cancelled by clients:",
                 *_listed(self.faults),
+                "Moves of buckets:",
+                *_listed(self.moves),
                 "Subscribers:",
                 *(f"  {n:>10,}  events, {name}, {c} connections" for name, (n, c) in self.followed.items()),
             ]
@@ -191,15 +197,21 @@ async def _under_fire(plan: Plan, system: RunningSystem, plant: Plant | None) ->
             own_network=plan.own_network,
             clocks=clocks,
         )
+        moves = Moves(
+            administration_pb2_grpc.EventStoreAdministrationServiceStub(ways.channel("event-store", "operator")),
+            shards=SHARDS,
+            chance=random.Random(chance.random()),  # noqa: S311
+        )
         followers = _followers(plan.directory, reading, chance)
         began = time.monotonic()
         async with asyncio.TaskGroup() as background:
             following = [background.create_task(follower.follow()) for follower in followers]
             renewing = background.create_task(keeper.run())
-            await _work(plan, direct, shop, faults)
+            await _work(plan, direct, shop, faults, moves)
             seconds = time.monotonic() - began
             say(f"Quiet after {seconds:.0f} s; {direct.unresolved + len(shop.unresolved)} outcomes are unknown")
             await faults.heal()
+            moved = await moves.finish()
             unresolved = await direct.resolve("resolver") + await shop.resolve()
             heads = await _heads(reading[0])
             final = Follower("final", reading, plan.directory, shards=range(SHARDS), chance=chance)
@@ -223,7 +235,8 @@ async def _under_fire(plan: Plan, system: RunningSystem, plant: Plant | None) ->
             documents=documents,
             seconds=seconds,
             unresolved=unresolved,
-            quiet=quiet,
+            quiet=quiet and moved,
+            moves=moves.counts,
         )
     (plan.directory / history.RUN).write_bytes(
         orjson.dumps(
@@ -234,7 +247,7 @@ async def _under_fire(plan: Plan, system: RunningSystem, plant: Plant | None) ->
     return counts
 
 
-async def _work(plan: Plan, direct: Direct, shop: Shop, faults: Faults) -> None:
+async def _work(plan: Plan, direct: Direct, shop: Shop, faults: Faults, moves: Moves) -> None:
     """Everybody works, everything breaks, for the time of the run."""
     stop = asyncio.Event()
     writers, people = 6, 5
@@ -243,7 +256,10 @@ async def _work(plan: Plan, direct: Direct, shop: Shop, faults: Faults) -> None:
             group.create_task(direct.write(f"writer-{number}", stop, writers))
         for number in range(people):
             group.create_task(shop.visit(f"person-{number}", stop, people))
-        group.create_task(faults.run(stop))
+        if plan.faults:
+            group.create_task(faults.run(stop))
+        if plan.moves:
+            group.create_task(moves.run(stop))
         group.create_task(_told(plan, stop, direct, shop, faults))
         await asyncio.sleep(plan.seconds)
         stop.set()

@@ -22,6 +22,8 @@ def rows_of(tale, stream):
 def test_a_history_that_holds_is_found_to_hold_by_every_check(tale):
     """And no check was left out."""
     tale.append("one", outcome=UNKNOWN, answer=None, completed=None)
+    refused = conflict_that_ignores_what_was_answered(tale)
+    refused["conflict"] = ["chaos-one", 4]
     tale.follow()
     tale.chain()
     found = verdict(tale)
@@ -115,6 +117,7 @@ def conflict_that_ignores_what_was_answered(tale):
         | {"id": "9d0c9c1e-0000-4000-8000-000000000001", "invoked": tale.tick(), "completed": tale.tick()}
         | {"outcome": FAIL, "answer": None, "reason": "REVISION_CONFLICT", "conflict": ["chaos-one", 1]}
     )
+    return tale.operations[-1]
 
 
 def skipped_event(tale):
