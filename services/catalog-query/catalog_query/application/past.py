@@ -29,7 +29,7 @@ from catalog_query.domain.timeline import Step
 UNDER_WAY: Final = timedelta(seconds=10)
 """Appends that were begun so long ago have ended: what is known of times before will not grow any more."""
 
-_ALWAYS: Final = ("price.amount", "price.currency")
+_ALWAYS: Final[Sequence[str]] = ("price.amount", "price.currency")
 """Fields that a product without a price has not, but could have."""
 
 
@@ -213,23 +213,22 @@ class PastReader:
         steps, resolved = await self._steps(history, moment, preview=preview)
         if not steps:
             raise _not_there(product_id, history)
-        known = dict.fromkeys(_ALWAYS)
+        known = set(_ALWAYS)
         value: object = None
         set_by: Change | None = None
         replaced: object = None
         document: Document | None = None
         for step in steps:
             fields = product.fields(step.document)
-            known.update(dict.fromkeys(fields))
+            known.update(fields)
             new = _value(fields, field)
             if new != value:
                 replaced, value = value, new
                 changed = list(product.changes(document, step.document))
                 set_by = Change(step.event, product.reason(step.event), changed)
             document = step.document
-        paths = [path for path in known if path != "price"]
-        if not any(path == field or path.startswith(field + ".") for path in [*paths, "price"]):
-            raise FieldNotFound(field, sorted(paths))
+        if not any(path == field or path.startswith(field + ".") for path in known):
+            raise FieldNotFound(field, sorted(known - {"price"}))
         return Explanation(
             value, replaced, set_by, _scheduled_by(history, set_by), resolved, steps[-1].document["revision"]
         )
