@@ -27,8 +27,8 @@ status: $(VENV)/runtime ## Show what runs
 	@$(BIN)/almagest status
 
 ##@ Check
-.PHONY: test lint types contracts generated unit
-test: lint types contracts generated unit ## Everything that must hold before a change lands
+.PHONY: test lint types contracts generated unit chaos power
+test: lint types contracts generated unit chaos ## Everything that must hold before a change lands
 
 lint: $(VENV)/dev ## Style: ruff, and buf's lint and format
 	$(BIN)/ruff check
@@ -49,6 +49,16 @@ generated: $(VENV)/dev ## The wire stays compatible; generated code and pages ar
 
 unit: $(VENV)/dev ## The tests, on all cores
 	$(BIN)/pytest -n auto --dist loadgroup
+
+# By itself, after the tests: it takes the machine, and what it does to its processes is no business of others.
+SECONDS := 180
+SEED :=
+chaos: $(VENV)/dev ## The system under faults, every operation checked; SECONDS=180 SEED=number
+	$(BIN)/python -m chaos run --seconds $(SECONDS) $(addprefix --seed ,$(SEED))
+
+CUTS := 100
+power: $(VENV)/dev ## Power cuts on a disk that forgets what was not synced; CUTS=100 SEED=number; needs root
+	$(BIN)/python -m power --cuts $(CUTS) $(addprefix --seed ,$(SEED))
 
 ##@ Measure
 .PHONY: bench
