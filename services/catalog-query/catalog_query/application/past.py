@@ -213,7 +213,7 @@ class PastReader:
         steps, resolved = await self._steps(history, moment, preview=preview)
         if not steps:
             raise _not_there(product_id, history)
-        known = set(_ALWAYS)
+        known: set[str] = set(_ALWAYS)
         value: object = None
         set_by: Change | None = None
         replaced: object = None
