@@ -25,7 +25,10 @@ from almagest.catalog.events.v1 import product_events_pb2 as events
 from almagest.eventstore.v1 import event_pb2, event_store_pb2
 from almagest_cli.local.postgres import EmbeddedPostgres
 from catalog_query.adapters.postgres import ReadModelShard
-from catalog_query.projections.projector import Pace, Projector
+from catalog_query.adapters.products import ProductTable
+from catalog_query.domain.projection import Hold, Progress, Target
+from catalog_query.projections.product import ProductApplier
+from catalog_query.projections.projector import Pace, Projector, Work
 from chassis.database.migrations import upgrade
 from chassis.database.pool import Database
 from chassis.telemetry.logging import configure_logging
@@ -132,33 +135,55 @@ def _price(chance: random.Random) -> events.PriceSet:
     return events.PriceSet(price=events.Money(amount=f"{chance.randrange(500, 90_000)}.00", currency="EUR"))
 
 
-async def projected(dsn: str, log: GeneratedLog, begin: int) -> Mapping[str, float]:
-    """Project the log into an empty read model; events a second of each part."""
-    database = await Database.open(dsn, name="benchmark", size=4)
-    reached: dict[int, asyncio.Event] = {begin: asyncio.Event(), log.position: asyncio.Event()}
+class Reached:
+    """Tells when positions are visible."""
 
-    def visible(position: int) -> None:
-        for wanted, event in reached.items():
+    def __init__(self, *positions: int) -> None:
+        self.at = {position: asyncio.Event() for position in positions}
+
+    def waited_for(self, work: Work) -> bool:
+        """Nobody waits."""
+        del work
+        return False
+
+    def held(self, work: Work, streams: Mapping[str, Hold]) -> None:
+        """Nothing is held: nothing of what is generated is wrong."""
+        del work
+        if streams:
+            raise SystemExit(f"{len(streams)} streams are held")
+
+    def progress(self, work: Work, progress: Progress) -> None:
+        """Nobody else projects."""
+
+    def visible(self, work: Work, position: int) -> None:
+        """A batch was committed."""
+        del work
+        for wanted, event in self.at.items():
             if position >= wanted:
                 event.set()
 
+
+async def projected(dsn: str, log: GeneratedLog, begin: int) -> Mapping[str, float]:
+    """Project the log into an empty read model; events a second of each part."""
+    database = await Database.open(dsn, name="benchmark", size=4)
+    reached = Reached(begin, log.position)
+    read_model = ReadModelShard(database)
+    target = Target("products")
     projector = Projector(
-        event_shard=0,
-        read_shard=0,
-        buckets=_BUCKETS,
+        Work(target, 0, 0, _BUCKETS),
         owner="benchmark",
         log=log,
-        read_model=ReadModelShard(database),
-        visible=visible,
-        waited_for=lambda: False,
+        read_model=read_model,
+        applier=ProductApplier(ProductTable(read_model, target), cached=4_000, filling=False),
+        watcher=reached,
         pace=Pace(),
     )
     began = time.perf_counter()
     task = asyncio.create_task(projector.run())
     try:
-        await reached[begin].wait()
+        await reached.at[begin].wait()
         imported = time.perf_counter()
-        await reached[log.position].wait()
+        await reached.at[log.position].wait()
         ended = time.perf_counter()
         rows = await _rows(database)
     finally:
@@ -177,7 +202,7 @@ async def projected(dsn: str, log: GeneratedLog, begin: int) -> Mapping[str, flo
 
 async def _rows(database: Database) -> int:
     async with database.connection() as connection:
-        return await connection.fetchval("SELECT count(*) FROM products WHERE revision >= 2")
+        return await connection.fetchval("SELECT count(*) FROM products_1.products WHERE revision >= 2")
 
 
 async def copied(dsn: str) -> float:
@@ -185,7 +210,7 @@ async def copied(dsn: str) -> float:
     connection: Any = await asyncpg.connect(dsn)
     try:
         rows = BytesIO()
-        await connection.copy_from_query("SELECT * FROM products", output=rows)
+        await connection.copy_from_query("SELECT * FROM products_1.products", output=rows)
         await connection.execute("CREATE TABLE reference (LIKE products INCLUDING ALL)")
         rows.seek(0)
         began = time.perf_counter()

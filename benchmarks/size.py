@@ -49,6 +49,7 @@ class Store:
     pid: int
     tokens: TransactionTokens
     streams: list[str]
+    target: str = ""
 
     async def fill(self, events: int) -> None:
         """Append until it holds so many events."""
@@ -160,7 +161,7 @@ async def started(
     source = FileIdentitySource(authority.ensure("catalog-command"), "almagest.internal", service="catalog-command")
     channel = Channel(f"127.0.0.1:{port}", service="event-store", identity=source)
     stack.push_async_callback(channel.close)
-    store = Store(name, event_store_pb2_grpc.EventStoreServiceStub(channel), pid, tokens, [])
+    store = Store(name, event_store_pb2_grpc.EventStoreServiceStub(channel), pid, tokens, [], f"127.0.0.1:{port}")
     until = time.monotonic() + 30
     while True:
         try:

@@ -108,7 +108,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
                 Followed(versions, versions_freshness, versions_holds),
             ],
             pace=pace,
-            filling=replace(pace, batch_events=settings.rebuild_batch_events),
+            filling=replace(pace, batch_events=settings.rebuild_batch_events, patient=True),
             look_every=settings.projection_look_seconds,
             chores=Rebuilds([GenerationsShard(read_model) for read_model in read_models]),
         )

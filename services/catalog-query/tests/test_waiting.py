@@ -49,6 +49,42 @@ async def test_a_cancelled_wait_leaves_nothing_behind():
     assert not freshness.waiting(event_shard=0, read_shard=0)
 
 
+async def test_another_generation_is_read_once_it_is_as_new_as_what_was_said_before():
+    """Until then reads stay where they are and their position stands still; who waits is woken by the new one."""
+    freshness = Freshness()
+    for event_shard in (0, 1):
+        freshness.advance(event_shard=event_shard, read_shard=0, position=10)
+        freshness.advance(event_shard=event_shard, read_shard=0, position=9, generation=2)
+    freshness.serve(0, 2)
+    assert (freshness.generation(0), freshness.adopting(0)) == (1, True)
+    freshness.advance(event_shard=0, read_shard=0, position=12)
+    assert freshness.position(event_shard=0, read_shard=0) == 10
+    waiting = asyncio.create_task(freshness.wait(Wanted(0, 0, 12), timeout=10))
+    await asyncio.sleep(0)
+    freshness.advance(event_shard=0, read_shard=0, position=12, generation=2)
+    assert freshness.generation(0) == 1
+    assert not waiting.done()
+    freshness.advance(event_shard=1, read_shard=0, position=10, generation=2)
+    assert (freshness.generation(0), freshness.adopting(0)) == (2, False)
+    await waiting
+    freshness.advance(event_shard=0, read_shard=0, position=99)
+    assert freshness.position(event_shard=0, read_shard=0) == 12
+
+
+def test_a_switch_that_is_taken_back_before_it_was_adopted_leaves_nothing_behind():
+    """The positions of the generation that is read go on, with what came meanwhile; other shards never stopped."""
+    freshness = Freshness()
+    freshness.advance(event_shard=0, read_shard=0, position=10)
+    freshness.advance(event_shard=0, read_shard=1, position=10)
+    freshness.serve(0, 2)
+    freshness.advance(event_shard=0, read_shard=0, position=11)
+    freshness.advance(event_shard=0, read_shard=1, position=11)
+    assert [freshness.position(event_shard=0, read_shard=shard) for shard in (0, 1)] == [10, 11]
+    freshness.serve(0, 1)
+    assert (freshness.generation(0), freshness.adopting(0)) == (1, False)
+    assert freshness.position(event_shard=0, read_shard=0) == 11
+
+
 def test_an_answer_is_as_new_as_the_oldest_read_shard():
     """A page over all read shards can only promise what all of them have; positions never go back."""
     freshness = Freshness()

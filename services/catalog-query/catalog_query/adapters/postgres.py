@@ -140,6 +140,18 @@ class ReadModelShard:
                 token,
             )
 
+    async def renew(self, target: Target, *, event_shard: int, token: int) -> None:
+        """Show that the holder of a token lives, if it still holds the checkpoint."""
+        async with self.connection() as connection:
+            await connection.execute(
+                "UPDATE checkpoints SET updated_at = now()"
+                " WHERE projection = $1 AND generation = $2 AND event_shard = $3 AND token = $4",
+                target.projection,
+                target.generation,
+                event_shard,
+                token,
+            )
+
     async def write(
         self,
         target: Target,

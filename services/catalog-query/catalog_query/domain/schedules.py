@@ -2,6 +2,7 @@
 what holds now.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -71,7 +72,10 @@ class Schedule:
     refusal: Refusal | None
 
 
-_CARRY_OUT: Final = frozenset(PACKAGE + name for name in ("PriceSet", "ProductPublished", "ProductUnpublished"))
+_CARRY_OUT: Final[Mapping[str, type[events.PriceSet | events.ProductPublished | events.ProductUnpublished]]] = {
+    message.DESCRIPTOR.full_name: message
+    for message in (events.PriceSet, events.ProductPublished, events.ProductUnpublished)
+}
 _OTHERS: Final = frozenset(
     PACKAGE + name for name in ("PriceScheduled", "PublicationScheduled", "ScheduleCancelled", "ScheduleFailed")
 )
@@ -83,7 +87,11 @@ def plan(event: event_pb2.RecordedEvent) -> Planned | Ended | None:  # noqa: PLR
     Raises:
         PoisonousEvent: it cannot be read.
     """
-    if event.type not in _CARRY_OUT and event.type not in _OTHERS:
+    if carried_out := _CARRY_OUT.get(event.type):
+        # Every other event is one of these, and few of them carry a schedule out: no more is read of it than the id.
+        schedule_id = carried_out.FromString(event.payload).schedule_id
+        return Ended(schedule_id, ACTIVATED, event.recorded_at.ToDatetime(UTC), "") if schedule_id else None
+    if event.type not in _OTHERS:
         return None
     at = event.recorded_at.ToDatetime(UTC)
     match decoded(event):
@@ -96,8 +104,6 @@ def plan(event: event_pb2.RecordedEvent) -> Planned | Ended | None:  # noqa: PLR
             return Ended(ended.schedule_id, CANCELLED, at, "")
         case events.ScheduleFailed() as ended:
             return Ended(ended.schedule_id, FAILED, at, ended.reason)
-        case events.PriceSet() | events.ProductPublished() | events.ProductUnpublished() as done if done.schedule_id:
-            return Ended(done.schedule_id, ACTIVATED, at, "")
         case _:
             return None
 

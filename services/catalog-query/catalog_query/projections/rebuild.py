@@ -18,7 +18,7 @@ _NEAR: Final = 5_000
 """How many positions a generation may be behind when it is indexed; it catches up with the rest while it is."""
 _LOOKED_AT_AGAIN: Final = 20_000
 """Rows of unequal revision that are looked at again; more are taken as they were seen first."""
-_ROUNDS: Final = 20
+_ROUNDS: Final = 120
 _BETWEEN_ROUNDS: Final = 0.25
 _KEYS: Final = 500
 

@@ -132,7 +132,7 @@ class CatalogProjectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Compare(self, request, context):
-        """Compare compares a generation with the one that is read, anew, and answers when that has ended.
+        """Compare lets a generation be compared with the one that is read, anew: what an earlier comparison found is forgotten at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

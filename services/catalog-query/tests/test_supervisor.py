@@ -1,0 +1,123 @@
+"""All projectors of a process over a log in memory and real Postgres: what they tell, and what they find by themselves."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from catalog_query.adapters.generations import GenerationsShard
+from catalog_query.application.freshness import Freshness
+from catalog_query.application.holds import Holds
+from catalog_query.application.shards import Shards
+from catalog_query.domain.projection import Target
+from catalog_query.projections.product import Products
+from catalog_query.projections.projector import Pace
+from catalog_query.projections.rebuild import Rebuilds
+from catalog_query.projections.supervisor import Followed, Projections
+from prometheus_client import REGISTRY
+
+TARGET = Target("products")
+QUICK = Pace(heartbeat=0.05, lease=0.4, persist_idle=0.05, watch=0.02, first_pause=0.02, longest_pause=0.1)
+
+
+@contextlib.asynccontextmanager
+async def supervised(log: Any, read_model: Any, *, lease: float = 0.4) -> AsyncIterator[tuple[Projections, Freshness]]:
+    shards, freshness = Shards(2), Freshness()
+    products = Products(cached_documents=100, cached_while_filling=100)
+    pace = Pace(**{**{name: getattr(QUICK, name) for name in QUICK.__slots__}, "lease": lease})
+    projections = Projections(
+        owner="one",
+        log=log,
+        read_models=read_model,
+        shards=shards,
+        followed=[Followed(products, freshness, Holds(shards, freshness))],
+        pace=pace,
+        look_every=0.05,
+        chores=Rebuilds([GenerationsShard(shard) for shard in read_model]),
+    )
+    await projections.recall()
+    task = asyncio.create_task(projections.run())
+    try:
+        yield projections, freshness
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def sku_of(build: Any, *, read_shard: int) -> str:
+    """A SKU whose product is in a shard of the read model, and of the log."""
+    while Shards(2).read_shard_of(build.id_of(sku := build.fresh())) != read_shard:
+        pass
+    return sku
+
+
+def gauge(name: str, event_shard: int, read_shard: int) -> float:
+    labels = {
+        "projection": "products",
+        "generation": "1",
+        "event_shard": str(event_shard),
+        "read_shard": str(read_shard),
+    }
+    return REGISTRY.get_sample_value(f"almagest_projection_{name}", labels) or 0.0
+
+
+async def test_who_is_at_the_head_has_no_lag(read_model, log, build, eventually):
+    """However long nothing has happened, and however old the last event is."""
+    log.append(build.id_of(sku_of(build, read_shard=0)), build.created("a"))
+    async with supervised(log, read_model) as (projections, _):
+
+        async def current() -> bool:
+            lags = await projections.lags()
+            return len(lags) == 4 and all(lag.running and lag.head == lag.checkpoint for lag in lags)
+
+        await eventually(current)
+        assert [lag.seconds for lag in await projections.lags()] == [0.0] * 4
+        await eventually(lambda: gauge("lag_seconds", 0, 0) == 0.0)
+
+
+async def test_a_replica_tells_the_lag_of_an_owner_that_died(read_model, log, build, eventually):
+    """Against the committed head and since the oldest event was recorded, though it projects nothing itself."""
+    for shard in read_model:
+        for event_shard in (0, 1):
+            assert await shard.claim(TARGET, event_shard=event_shard, owner="dead", lease=60)
+    sku = sku_of(build, read_shard=1)
+    log.append(build.id_of(sku), build.created(sku), build.price(), build.price("2.00"))
+    async with supervised(log, read_model, lease=60.0) as (projections, _):
+        # The fake's events are an hour old.
+        await eventually(lambda: 3500 < gauge("lag_seconds", 1, 1) < 3700)
+        assert gauge("lag_events", 1, 1) == 3
+        assert gauge("running", 1, 1) == 0
+        # Nothing of that shard of the log concerns the other pair: it is behind by positions, but by no event.
+        assert gauge("lag_seconds", 1, 0) == 0
+        lags = {(lag.event_shard, lag.read_shard): lag for lag in await projections.lags()}
+        assert (lags[1, 1].head, lags[1, 1].checkpoint, lags[1, 1].running) == (3, 0, False)
+        assert 3500 < lags[1, 1].seconds < 3700
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_generation_is_filled_indexed_and_compared_by_whoever_finds_it(
+    read_model, log, build, eventually, held
+):
+    """Nobody is asked to: the databases say what there is to do. A stream that is held in one is held in the other."""
+    for number in range(20):
+        sku = sku_of(build, read_shard=number % 2)
+        log.append(build.id_of(sku), build.created(sku), build.price())
+    if held:
+        log.put(build.id_of(sku), 2, "almagest.catalog.events.v1.PriceBurnt", b"")
+    shards = [GenerationsShard(shard) for shard in read_model]
+    for shard in shards:
+        assert await shard.create(Target("products", 2), by="test")
+        assert not await shard.create(Target("products", 2), by="test")
+    async with supervised(log, read_model):
+
+        async def compared() -> bool:
+            return all([await shard.comparison(Target("products", 2)) is not None for shard in shards])
+
+        await eventually(compared)
+    for shard in shards:
+        found = await shard.comparison(Target("products", 2))
+        assert found is not None
+        assert (found.compared, found.missing, found.extra, found.different) == (10, 0, 0, 0)
+    held_streams = [len((await shard.progress(Target("products", 2))).held) for shard in read_model]
+    assert sum(held_streams) == int(held)
