@@ -257,6 +257,60 @@ def test_history_shows_who_when_why_and_what(logged_in, door):
         assert part in shown
 
 
+CHANGE = {"revision": 3, "type": "PriceSet", "recorded_at": "2026-11-27T00:00:00Z", "actor": "me@here", "reason": "sale", "trace_id": "f00d",
+          "job_id": "01", "import_line": 7, "position": "0:12", "fields": [{"field": "price.amount", "before": "2.00", "after": "1.00"},
+          {"field": "name", "before": "A", "after": "B"}], "effective_at": None, "effective_until": None, "facts": [], "facts_withheld": False}  # fmt: skip
+
+
+def test_looking_back_takes_times_as_people_write_them(logged_in, door):
+    """A day is midnight here; an offset is kept; a position goes as it is; what is none of these does not go at all."""
+    door.on("GET /v1/products", 200, {"items": [], "next_cursor": None})
+    door.on("GET /v1/products:search", 200, {"items": [], "next_cursor": None})
+    door.on(f"GET /v1/products/{PRODUCT['product_id']}", 200, PRODUCT)
+    logged_in("list", "--as-of", "2026-11-27", TZ="Europe/Berlin")
+    logged_in("search", "kia", "--make", "Kia", "--as-of", "2026-11-27T09:30Z", "--known-at", "2026-11-28T00:00+05:00")
+    logged_in("get", PRODUCT["product_id"], "--as-of", "1:42")
+    assert [request["query"] for request in door.asked] == [
+        {"as_of": "2026-11-27T00:00:00+01:00", "page_size": "20"},
+        {"text": "kia", "make": "Kia", "as_of": "2026-11-27T09:30:00+00:00", "known_at": "2026-11-28T00:00:00+05:00",
+         "page_size": "20"},
+        {"as_of": "1:42"},
+    ]  # fmt: skip
+    refused = logged_in("list", "--as-of", "yesterday")
+    assert (refused.code, "2026-11-27T09:30" in refused.err, len(door.asked)) == (2, True, 3)
+
+
+def test_a_difference_is_shown_by_field(logged_in, door):
+    """From a revision or a time to another one, or to the present."""
+    path = f"/v1/products/{PRODUCT['product_id']}/diff"
+    told = {"product_id": PRODUCT["product_id"], "from_revision": 2, "to_revision": 3, "fields": CHANGE["fields"]}
+    door.on(f"GET {path}", 200, told)
+    shown = logged_in("diff", PRODUCT["product_id"], "2").out
+    assert "revision 2 -> revision 3" in shown
+    assert "price.amount: 2.00 -> 1.00" in shown
+    logged_in("diff", PRODUCT["product_id"], "0:7", "2026-11-27T00:00Z")
+    assert [request["query"] for request in door.asked] == [
+        {"from": "2"},
+        {"from": "0:7", "to": "2026-11-27T00:00:00+00:00"},
+    ]
+
+
+def test_an_explanation_leads_on_to_the_import_and_the_trace(logged_in, door):
+    """The event, with what it did to this field only, who had planned it, and what to type next."""
+    path = f"/v1/products/{PRODUCT['product_id']}/explain"
+    planned = {**CHANGE, "type": "PriceScheduled", "fields": [], "facts": [{"field": "price.amount", "value": "1.00"}],
+               "effective_at": "2026-11-27T00:00:00Z"}  # fmt: skip
+    told = {"field": "price.amount", "value": "1.00", "before": None, "set_by": CHANGE, "scheduled_by": planned}
+    door.on(f"GET {path}", 200, told)
+    shown = logged_in("explain", PRODUCT["product_id"], "price.amount").out
+    for part in ("price.amount is 1.00", "PriceSet", "line 7", "as was planned by", "PriceScheduled", "effective 2026-11-27",
+                 "almagest jobs show 01", "almagest trace f00d"):  # fmt: skip
+        assert part in shown, part
+    assert "name: A -> B" not in shown
+    door.on(f"GET {path}", 200, {**told, "value": None, "set_by": None, "scheduled_by": None})
+    assert "never had a value" in logged_in("explain", PRODUCT["product_id"], "price.amount").out
+
+
 def import_answers(door, ended):
     door.on("POST /v1/imports", 202, JOB, {"Location": "/v1/jobs/01"})
     door.on("GET /v1/products", 200, {"items": [], "next_cursor": None})

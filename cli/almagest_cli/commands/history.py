@@ -105,10 +105,10 @@ def explain(
         out.print("It never had a value.")
         return
     out.print("\nset by")
-    _print(set_by)
+    _print(_about(set_by, told["field"]))
     if told["scheduled_by"]:
         out.print("\nas was planned by")
-        _print(told["scheduled_by"])
+        _print(_about(told["scheduled_by"], told["field"]))
     for hint in _hints(set_by):
         out.print(f"\n[dim]{escape(hint)}[/]", end="")
     out.print()
@@ -116,6 +116,15 @@ def explain(
 
 def _version(text: str) -> str:
     return text if _REVISION_OR_POSITION.fullmatch(text) else time(text)
+
+
+def _about(change: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """A change without the other fields that it changed."""
+
+    def concerns(one: Mapping[str, Any]) -> bool:
+        return f"{one['field']}.".startswith(f"{field}.")
+
+    return {**change, **{name: [one for one in change[name] if concerns(one)] for name in ("fields", "facts")}}
 
 
 def _hints(change: Mapping[str, Any]) -> Iterator[str]:
