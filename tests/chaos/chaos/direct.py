@@ -8,9 +8,9 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
+from almagest.eventstore.v1 import event_pb2, event_store_pb2
 from chassis.buckets import bucket_of
 from chassis.errors import RemoteProblem
 from google.protobuf import empty_pb2
@@ -26,7 +26,8 @@ _EVENTS_PER_GROUP: Final = 120
 _UNKNOWN_REASONS: Final = frozenset({"OUTCOME_UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED", "UNAVAILABLE"})
 _REMEMBERED: Final = 5_000
 
-Stub = event_store_pb2_grpc.EventStoreServiceStub
+Stub: TypeAlias = Any
+"""Of the event store; the generated types know stubs of synchronous channels only."""
 
 
 @dataclass(eq=False)

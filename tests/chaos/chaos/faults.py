@@ -66,7 +66,7 @@ class Faults:
         self._kinds: list[tuple[int, Fault]] = [
             (16, self._kill_service),
             (18, self._pause_service),
-            (2, self._kill_postgres),
+            (1, self._kill_postgres),
             (2, self._pause_postgres),
             (16, self._end_sessions),
             (12, self._reset),

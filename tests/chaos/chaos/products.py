@@ -89,19 +89,8 @@ def _check_session(session: list[Record], products: dict[str, Product], found: F
         identifier, revision = operation["product"], operation["revision"]
         name = f"{operation['client']}, product {identifier} at {operation['invoked']:.3f}"
         if operation["kind"] == "see":
-            product = products.get(identifier)
-            known = product is not None and revision < len(product.states)
-            if (
-                found.expect(findings.READS, known, f"{name}: saw revision {revision}, which is not in the log")
-                and product
-            ):
-                price = product.states[revision]["price"]
-                amount = None if price is None else price["amount"]
-                found.expect(
-                    findings.READS,
-                    amount == operation["amount"],
-                    f"{name}: saw {operation['amount']} at revision {revision}, which has {amount}",
-                )
+            if revision >= 0:
+                _check_seen(name, operation, products.get(identifier), found)
             if operation["at_least"] is not None:
                 found.expect(
                     findings.FRESH,
@@ -115,6 +104,21 @@ def _check_session(session: list[Record], products: dict[str, Product], found: F
                 )
         if revision > latest:
             latest, latest_until = revision, operation["completed"]
+
+
+def _check_seen(name: str, operation: Record, product: Product | None, found: Findings) -> None:
+    revision = operation["revision"]
+    states: list[dict[str, Any]] = [] if product is None else product.states
+    if found.expect(
+        findings.READS, revision < len(states), f"{name}: saw revision {revision}, which is not in the log"
+    ):
+        price: dict[str, str] | None = states[revision]["price"]
+        amount = None if price is None else price["amount"]
+        found.expect(
+            findings.READS,
+            amount == operation["amount"],
+            f"{name}: saw {operation['amount']} at revision {revision}, which has {amount}",
+        )
 
 
 def _check_model(products: dict[str, Product], documents: Iterable[Record], found: Findings) -> None:

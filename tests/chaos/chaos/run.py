@@ -334,8 +334,8 @@ class Ways:
 class Keeper:
     """Keeps a transaction token at hand, as the gateway does."""
 
-    def __init__(self, shop: Shop, auth: auth_pb2_grpc.AuthServiceStub) -> None:
-        self.token = ""
+    def __init__(self, shop: Shop, auth: Any) -> None:
+        self.token: str = ""
         self._shop = shop
         self._auth = auth
 

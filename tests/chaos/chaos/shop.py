@@ -23,6 +23,8 @@ _NAMESPACE: Final = uuid.UUID("6f0f5f3e-6c1b-5d53-9a0b-0a2f6f6c9d11")
 """Of product ids, which are made from SKUs."""
 _TOKEN: Final = "almagest-consistency"
 _WITHOUT_EFFECT: Final = frozenset({400, 401, 403, 404, 412, 415, 422, 429})
+_UNAUTHORIZED: Final = 401
+_NOT_FOUND: Final = 404
 _SHELF: Final = 2_000
 _UNRESOLVED: Final = UNKNOWN
 
@@ -273,7 +275,7 @@ class Person:
             record["outcome"] = OK
             record["seen"] = [_seen(document, at_least)]
             self._learn(Known(known.product, document["revision"], answer.headers[_TOKEN]))
-        elif answer is not None and answer.status_code == httpx.codes.NOT_FOUND and fresh:
+        elif answer is not None and answer.status_code == _NOT_FOUND and fresh:
             record["outcome"] = OK
             record["seen"] = [[known.product, -1, None, at_least]]
         self._end(record)
@@ -312,7 +314,7 @@ class Person:
         record["completed"] = time.monotonic()
         record["status"] = answer.status_code
         shop.statuses[answer.status_code] += 1
-        if answer.status_code == httpx.codes.UNAUTHORIZED:
+        if answer.status_code == _UNAUTHORIZED:
             await asyncio.sleep(0.2)
         return answer
 

@@ -142,6 +142,10 @@ def stale_read(tale):
     tale.operations[-3]["seen"][0][1:3] = [1, "10.01"]
 
 
+def product_that_is_not_there_yet(tale):
+    tale.operations[-3]["seen"][0][1:3] = [-1, None]
+
+
 def session_that_goes_back(tale):
     tale.get("5f9b8c1e-0000-5000-8000-000000000001", 1, "10.01", at_least=1)
 
@@ -202,6 +206,7 @@ def time_that_goes_back(tale):
         (subscription_that_ends_early, findings.SUBSCRIPTIONS),
         (other_events_in_a_subscription, findings.SUBSCRIPTIONS),
         (stale_read, findings.FRESH),
+        (product_that_is_not_there_yet, findings.FRESH),
         (session_that_goes_back, findings.FRESH),
         (price_nobody_set, findings.ABSENT),
         (refused_price_is_there, findings.ABSENT),

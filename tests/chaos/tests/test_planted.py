@@ -120,15 +120,10 @@ class Saboteur:
                 await connection.close()
 
     async def _lose(self, shard: Any) -> None:
-        """The last event of a shard, which was acknowledged, is gone, and the log closed over it."""
+        """An acknowledged event is gone, as if it had never been."""
         self.lost = await shard.fetchval(
-            """WITH gone AS (DELETE FROM events WHERE position = (SELECT max(position) FROM events WHERE category = 'chaos')
-               RETURNING position, stream),
-               later AS (DELETE FROM events USING gone WHERE events.position > gone.position)
-               SELECT stream FROM gone"""
-        )
-        await shard.execute(
-            "UPDATE head SET (position, hash) = (SELECT position, hash FROM events ORDER BY position DESC LIMIT 1)"
+            """DELETE FROM events WHERE position = (SELECT max(position) FROM events WHERE category = 'chaos')
+               RETURNING stream"""
         )
 
     async def _double(self, shard: Any) -> None:
@@ -196,7 +191,7 @@ async def _documents_of(catalog: Any) -> str:
     tables = await catalog.fetch(
         """SELECT DISTINCT c.table_schema, c.table_name FROM information_schema.columns AS c
            JOIN information_schema.tables AS t USING (table_schema, table_name)
-           WHERE c.column_name = 'document' AND t.table_type = 'BASE TABLE' AND c.table_schema NOT LIKE 'pg%'"""
+           WHERE c.column_name = 'document' AND t.table_type = 'BASE TABLE' AND c.table_name LIKE 'products%'"""
     )
     filled = [f'"{row["table_schema"]}"."{row["table_name"]}"' for row in tables]
     counts = {table: await catalog.fetchval(f"SELECT count(*) FROM {table}") for table in filled}
@@ -240,6 +235,7 @@ async def test_what_is_changed_behind_the_back_of_a_running_system_is_found(tmp_
         findings.CHAIN,
         findings.PROJECTION,
         findings.FRESH,
+        findings.POSITIONS,
         findings.SUBSCRIPTIONS,
         findings.READS,
         findings.DENSE,
