@@ -143,7 +143,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             adopted = partial(projections.adopted, shard)
             documents.append(ServedProducts(read_models[shard], generation, adopted))
             pages.append(ProductPages(engine, generation, adopted))
-            past_pages.append(VersionPages(engine, partial(versions_freshness.generation, shard)))
+            past_pages.append(VersionPages(engine, partial(versions_freshness.generation, shard), adopted))
         servicer = CatalogQueryServicer(
             shards=shards,
             freshness=freshness,

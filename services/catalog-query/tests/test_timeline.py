@@ -422,6 +422,10 @@ async def projected(shard: ReadModelShard, lives: Sequence[Story], chance: rando
             position = after
 
 
+async def nothing_to_wait_for() -> None:
+    pass
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_the_table_and_the_log_answer_the_same_for_every_two_times(databases, seed):
     """Random lives with schedules and corrections, any batches: each product once at most, and as the fold has it."""
@@ -432,7 +436,7 @@ async def test_the_table_and_the_log_answer_the_same_for_every_two_times(databas
     database = await Database.open(dsn, name="test_versions", size=2)
     try:
         await projected(ReadModelShard(database), lives, chance)
-        pages = VersionPages(engine, lambda: 1)
+        pages = VersionPages(engine, lambda: 1, nothing_to_wait_for)
         everything = Query(Filter(), Sort.NAME, descending=False, size=100)
         last = max(life.tick for life in lives)
         compared = 0
@@ -474,3 +478,22 @@ async def test_the_past_gives_way_to_the_present_but_not_for_ever(databases):
         assert len(asked) > 1
     finally:
         await database.close()
+
+
+async def test_a_page_follows_to_the_generation_that_took_the_place_of_its_own(databases):
+    """What was dropped before this process heard of it is an error to nobody."""
+    read = await databases(1)
+    generations = [7]
+
+    async def adopted() -> None:
+        generations.append(1)
+
+    engine = create_engine(read.service[0], name="test_versions", size=1, isolation_level="AUTOCOMMIT")
+    try:
+        pages = VersionPages(engine, lambda: generations[-1], adopted)
+        now = datetime.now(UTC)
+        everything = Query(Filter(), Sort.NAME, descending=False, size=5)
+        assert await pages.page(everything, as_of=now, known_at=now) == []
+        assert generations == [7, 1]
+    finally:
+        await engine.dispose()

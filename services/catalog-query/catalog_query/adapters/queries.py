@@ -20,7 +20,8 @@ from catalog_query.domain.query import VEHICLES, Filter, Found, Key, Query, Sort
 from catalog_query.domain.rows import caseless
 
 _RELEVANCE_STEPS: Final = 1_000_000
-_UNDEFINED_TABLE: Final = "42P01"
+UNDEFINED_TABLE: Final = "42P01"
+"""The SQLSTATE of a statement about a table that is not there."""
 
 Value = TypeVar("Value")
 
@@ -41,7 +42,7 @@ class ProductPages:
         try:
             return await self._page(query, generation)
         except ProgrammingError as error:
-            if getattr(error.orig, "sqlstate", None) != _UNDEFINED_TABLE:
+            if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE:
                 raise
             # It was dropped before this process heard that another one serves.
             await self._adopted()

@@ -1,18 +1,19 @@
 """The table of versions of a generation: what was believed of each product, for which time, since when."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from chassis.database.pool import Connection
 from sqlalchemy import TIMESTAMP, MetaData, Select, bindparam, func, select
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from catalog_query.adapters.models import product_versions
 from catalog_query.adapters.postgres import ReadModelShard, rows_of
 from catalog_query.adapters.products import COLUMNS
-from catalog_query.adapters.queries import compose
+from catalog_query.adapters.queries import UNDEFINED_TABLE, compose
 from catalog_query.domain.errors import ReadModelDiverged
 from catalog_query.domain.projection import VERSIONS, Target
 from catalog_query.domain.query import Found, Key, Query
@@ -139,17 +140,33 @@ class VersionTable:
 class VersionPages:
     """Pages of one shard's products as they were."""
 
-    def __init__(self, engine: AsyncEngine, generation: Callable[[], int]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, generation: Callable[[], int], adopted: Callable[[], Awaitable[None]]
+    ) -> None:
         self._engine = engine
         self._generation = generation
+        self._adopted = adopted
 
     async def page(self, query: Query, *, as_of: datetime, known_at: datetime) -> Sequence[Found]:
         """The first `query.size` products that the query keeps, in its order, of those that held at `as_of` by what
         was recorded by `known_at`.
         """
         statement = compose_as_of(query, as_of=as_of, known_at=known_at)
+        generation = self._generation()
+        try:
+            return await self._page(statement, generation)
+        except ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE:
+                raise
+            # It was dropped before this process heard that another one serves.
+            await self._adopted()
+            if self._generation() == generation:
+                raise
+        return await self.page(query, as_of=as_of, known_at=known_at)
+
+    async def _page(self, statement: Select[Any, UUID, bytes], generation: int) -> Sequence[Found]:
+        options = {"schema_translate_map": {_ANY_GENERATION: Target(VERSIONS, generation).schema}}
         async with self._engine.connect() as connection:
-            options = {"schema_translate_map": {_ANY_GENERATION: Target(VERSIONS, self._generation()).schema}}
             rows = await connection.execute(statement, execution_options=options)
             return [Found(Key(value, product_id), document) for value, product_id, document in rows]
 
