@@ -1,8 +1,11 @@
 """The change feed of the whole system: whatever dies or is cut off, everybody hears of everything once, in order."""
 
+import os
 import random
 import ssl
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -191,6 +194,76 @@ def test_every_follower_hears_of_every_event_once_and_in_order(mortal: tuple[Run
     assert followers[2].connections == 1 + DEATHS.count("gateway")
     assert all(follower.connections > 3 for follower in (followers[0], followers[1], followers[3]))
     assert revisions(recorded(door)) == truth
+
+
+def test_buckets_that_move_are_followed(mortal: tuple[RunningSystem, Door]) -> None:
+    """To another shard and back, while somebody writes: copies are not told again, and a cursor of before leads on."""
+    system, door = mortal
+    skus = [f"moved-{number}" for number in range(PRODUCTS)]
+    door.call("POST", "/v1/products", json=car("moved-before"))
+    before = recorded(door)[-1]["cursor"]
+    followers = [Follower(system, seed=None), Follower(system, seed=4), Follower(system, seed=5, after=before)]
+    for follower in followers:
+        follower.start()
+        assert follower.ready.wait(30)
+    done = threading.Event()
+    trouble: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            with Door.to(system) as writer:
+                for sku in skus:
+                    writer.call("POST", "/v1/products", json=car(sku), headers={"Idempotency-Key": sku})
+                number = 0
+                while not done.is_set():
+                    number += 1
+                    price = {"amount": f"{number}.00", "currency": "EUR"}
+                    sku = skus[number % len(skus)]
+                    answer = writer.call("PUT", f"/v1/products/sku:{sku}/price", json=price)
+                    assert answer.is_success, answer.text
+        except BaseException as failure:  # noqa: BLE001 - looked at below
+            trouble.append(failure)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    for buckets, shard in (("0-1023", 1), ("0-700", 0), ("300-1023", 1)):
+        heard = len(followers[0].changes)
+        deadline = time.monotonic() + 60
+        while len(followers[0].changes) < heard + 20:
+            assert time.monotonic() < deadline, (trouble, [one.failure for one in followers])
+            time.sleep(0.02)
+        move(system, buckets, shard)
+    done.set()
+    writer.join(60)
+    assert not trouble, trouble
+
+    truth = {sku: sorted(item["revision"] for item in door.items(f"/v1/products/sku:{sku}/history")) for sku in skus}
+    deadline = time.monotonic() + 60
+    for follower in followers:
+        while revisions(follower.changes) != truth and time.monotonic() < deadline:
+            time.sleep(0.05)
+        follower.end()
+    for follower in followers:
+        follower.stop()
+        assert revisions(follower.changes) == truth
+    assert revisions(recorded(door, after=before)) == truth
+    everything = revisions(recorded(door))
+    assert {sku: everything[sku] for sku in skus} == truth
+
+
+def move(system: RunningSystem, buckets: str, shard: int) -> None:
+    """Move buckets to a shard, by the command line."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ALMAGEST_", "OTEL_"))}
+    command = [sys.executable, "-m", "almagest_cli", "log", "move", "--buckets", buckets, "--to", str(shard), "--json"]
+    moved = subprocess.run(
+        command,
+        env=environment | {"ALMAGEST_STATE": str(system.local.places.state)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert moved.returncode == 0, moved.stdout + moved.stderr
 
 
 def test_a_change_is_heard_of_at_once(mortal: tuple[RunningSystem, Door]) -> None:
