@@ -12,6 +12,7 @@ from chassis.redis import connect
 
 from event_store.adapters.archive_files import ArchiveFiles
 from event_store.adapters.postgres import PostgresLog
+from event_store.adapters.postgres.connection import plan_once
 from event_store.adapters.postgres.moves import PostgresMoves
 from event_store.adapters.postgres.shards import PostgresShard
 from event_store.adapters.redis import Doorbell
@@ -42,7 +43,11 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         databases: list[Database] = []
         for shard, dsn in enumerate(settings.database_urls):
             database = await Database.open(
-                dsn, name=f"events_{shard}", size=settings.pool_size, application_name="almagest event-store"
+                dsn,
+                name=f"events_{shard}",
+                size=settings.pool_size,
+                application_name="almagest event-store",
+                init=plan_once,
             )
             stack.push_async_callback(database.close)
             databases.append(database)

@@ -3,6 +3,7 @@
 import pytest
 from almagest.eventstore.v1 import event_pb2, event_store_pb2
 from chassis.errors import RemoteProblem
+from event_store.adapters.postgres.reading import ReadingLog
 
 BACKWARDS = event_store_pb2.DIRECTION_BACKWARDS
 
@@ -171,3 +172,19 @@ async def test_a_position_after_the_head_is_refused(store):
             [piece async for piece in call]
         assert caught.value.reason == "CHECKPOINT_AHEAD"
         assert caught.value.problem.metadata["after"] == "9"
+
+
+async def test_statements_are_planned_once_and_by_index(store, databases, monkeypatch):
+    """On each connection of the service, for as long as it lasts."""
+    seen = []
+    fetch = ReadingLog.head
+
+    async def head(self):
+        async with self._asking() as connection:
+            seen.append([await connection.fetchval(f"SHOW {name}") for name in ("plan_cache_mode", "enable_seqscan")])
+        return await fetch(self)
+
+    monkeypatch.setattr(ReadingLog, "head", head)
+    await store.query.stub.GetShardMap(event_store_pb2.GetShardMapRequest(), timeout=10)
+    assert ["force_generic_plan", "off"] in seen
+    assert all(settings == ["force_generic_plan", "off"] for settings in seen)

