@@ -141,7 +141,16 @@ BEGIN
     END IF;
 
     INSERT INTO public.appends (append_id, fingerprint, stream, first_revision, last_revision, position, also)
-    SELECT a.append_id, a.fingerprint, a.stream, a.first_revision, a.last_revision, e.position, a.also::jsonb
+    SELECT
+        a.append_id, a.fingerprint, a.stream, a.first_revision, a.last_revision,
+        -- The last event may be of a further stream.
+        greatest(e.position, (
+            SELECT max(o.position)
+            FROM jsonb_array_elements(a.also::jsonb) AS further
+            JOIN public.streams AS f ON f.stream = further ->> 0
+            JOIN public.events AS o ON o.origin = f.origin AND o.revision = (further ->> 2)::bigint
+        )),
+        a.also::jsonb
     FROM unnest(append_ids, append_fingerprints, append_streams, append_first_revisions, append_last_revisions, append_alsos)
         AS a (append_id, fingerprint, stream, first_revision, last_revision, also)
     JOIN public.streams AS s ON s.stream = a.stream
