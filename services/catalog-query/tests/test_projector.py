@@ -331,6 +331,10 @@ class Sleeping(ReadModelShard):
         self.woken = asyncio.Event()
         self.refused = asyncio.Event()
 
+    async def renew(self, target: Target, *, event_shard: int, token: int) -> None:
+        """Who sleeps renews nothing."""
+        del target, event_shard, token
+
     async def write(self, target: Target, **change: Any) -> Mapping[str, Hold]:
         self.asleep.set()
         await self.woken.wait()
@@ -364,6 +368,28 @@ async def test_an_owner_that_slept_while_another_took_over_writes_nothing(read_m
         assert await stored(read_model[0], expected(log)) == {}
         assert (await read_model[0].progress(TARGET)).positions == {0: 0}
         await read_model[0].write(TARGET, event_shard=0, token=2, before=0, after=0)
+
+
+async def test_a_batch_that_takes_longer_than_the_lease_does_not_lose_it(read_model, log_fake, build, eventually):
+    """The lease is renewed beside the work: otherwise two owners could take it from each other for ever."""
+    log = log_fake(1)
+    fill(log, build)
+    writing_long = Sleeping(read_model[0].database)
+    renewals = 0
+
+    async def renew(target: Target, *, event_shard: int, token: int) -> None:
+        nonlocal renewals
+        await read_model[0].renew(target, event_shard=event_shard, token=token)
+        renewals += 1
+
+    writing_long.renew = renew
+    async with projecting(projector(log, writing_long, owner="one")):
+        await writing_long.asleep.wait()
+        # Three renewals are as long as the lease.
+        await eventually(lambda: renewals >= 4)
+        assert await read_model[0].claim(TARGET, event_shard=0, owner="two", lease=QUICK.lease) is None
+        writing_long.woken.set()
+        await eventually(lambda: caught_up(read_model[0], log))
 
 
 class Dying(ReadModelShard):

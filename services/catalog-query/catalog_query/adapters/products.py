@@ -1,8 +1,8 @@
 """The table of products of a generation: read by id, written over what was folded upon, or filled by COPY."""
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from io import BytesIO
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -67,6 +67,9 @@ _REPLACE: Final = (
     f" ON CONFLICT (product_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _NAMES[1:])}"
 )
 
+_PIECE: Final = 500
+"""Rows that are encoded at a time."""
+
 _READ: Final = "SELECT product_id, document, revision FROM {table} WHERE product_id = ANY($1::uuid[])"
 
 
@@ -93,8 +96,11 @@ class ProductTable:
         Raises:
             ReadModelDiverged: a row was not at the revision that it was folded upon.
         """
-        if rows_of(await connection.execute(self.merge_statement, *zip(*rows, strict=True))) != len(rows):
-            raise ReadModelDiverged
+        # In pieces: encoding what a large batch says would keep reads waiting, which share this event loop.
+        for start in range(0, len(rows), _PIECE):
+            piece = rows[start : start + _PIECE]
+            if rows_of(await connection.execute(self.merge_statement, *zip(*piece, strict=True))) != len(piece):
+                raise ReadModelDiverged
 
     async def replace(self, connection: Connection, row: ProductRow) -> None:
         """Write a row over whatever there is."""
@@ -106,12 +112,14 @@ class ProductTable:
         Raises:
             asyncpg.UniqueViolationError: it has one of them.
         """
-        await connection.copy_to_table(
-            "products",
-            schema_name=self._schema,
-            columns=_NAMES,
-            source=BytesIO("".join([_line(row) for row in rows]).encode()),
-        )
+        await connection.copy_to_table("products", schema_name=self._schema, columns=_NAMES, source=_lines(rows))
+
+
+async def _lines(rows: Sequence[ProductRow]) -> AsyncGenerator[bytes, None]:
+    """Rows in the text form of COPY, in pieces, for the same reason."""
+    for start in range(0, len(rows), _PIECE):
+        yield "".join([_line(row) for row in rows[start : start + _PIECE]]).encode()
+        await asyncio.sleep(0)
 
 
 class ServedProducts:

@@ -94,8 +94,11 @@ async def retry(projection: Projection, shard: ReadModelShard, log: WholeStreams
         except ReadModelDiverged:
             continue
         except UnwritableRows:
-            unwritable = next(event for event in events if event.revision == now.revision)
-            poison = PoisonousEvent(unwritable, now.error)
+            left_out = skipped.get(parked.stream, NOTHING_SKIPPED)
+            unwritable = next(
+                event for event in events if event.revision >= now.revision and event.revision not in left_out
+            )
+            poison = PoisonousEvent(unwritable, f"the database refuses the row that {unwritable.type} makes")
             settled = await table.settle(now, rows=None, poison=poison, seen=events)
         if settled:
             return None if poison is None else await table.get(parked.target.projection, parked.parked_id)

@@ -188,13 +188,19 @@ class Projections:
                 except TimeoutError:
                     pass
 
-    async def refresh(self, *, timeout: float = 5.0) -> None:
-        """Look at the databases now: somebody has just changed what there is to project, or to read."""
-        async with asyncio.timeout(timeout), self._looked:
-            for _ in range(2):
-                # The first look may have begun before the change.
-                self._look_now.set()
-                await self._looked.wait()
+    async def refresh(self, *, timeout: float = 5.0) -> bool:
+        """Look at the databases now: somebody has just changed what there is to project, or to read. False when that
+        takes longer than `timeout` seconds; it will be seen a little later then.
+        """
+        try:
+            async with asyncio.timeout(timeout), self._looked:
+                for _ in range(2):
+                    # The first look may have begun before the change.
+                    self._look_now.set()
+                    await self._looked.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def adopted(self, read_shard: int, *, timeout: float = 5.0) -> None:
         """Wait until reads of a shard go where its database says that they should.
