@@ -1,6 +1,7 @@
 """A TCP relay on loopback between clients and a service, which can hold up, lose and break what passes through."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ class _Pair:
         for writer in self.writers:
             connection = writer.get_extra_info("socket")
             if connection is not None:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                # One that is closed already, which uvloop says by a ValueError, needs no reset.
+                with contextlib.suppress(OSError, ValueError):
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
 
 
