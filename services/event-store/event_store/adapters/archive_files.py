@@ -49,7 +49,7 @@ _trailer = struct.Struct(">QI32s8s")
 
 class _Block(NamedTuple):
     first: int
-    count: int
+    events: int
     offset: int
     length: int
     digest: str
@@ -108,7 +108,7 @@ class ArchiveFiles:
         if index is None:
             index = _remember(self._indexes, name, await asyncio.to_thread(self._index, name), _REMEMBERED_INDEXES)
         at = bisect_right(index, position, key=lambda block: block.first) - 1
-        if at < 0 or position >= index[at].first + index[at].count:
+        if at < 0 or position >= index[at].first + index[at].events:
             raise ArchiveUnreadable(name, f"does not hold position {position}")
         known = self._pieces.get((name, at))
         if known is not None:
@@ -242,7 +242,7 @@ class _Writing:
 
 
 def _last(block: _Block) -> int:
-    return block.first + block.count - 1
+    return block.first + block.events - 1
 
 
 def _unreadable(name: str, error: OSError) -> ArchiveUnreadable:

@@ -114,7 +114,7 @@ class ReadingLog(ShardDatabase):
         events: list[list[RecordedEvent]] = [[] for _ in ranges]
         count = 0
         for row in rows:
-            slot = row["slot"] - 1
+            slot: int = row["slot"] - 1
             if contents[slot].last_revision is None:
                 contents[slot] = _content(row, kinds[slot])
             if row["position"] is None:
