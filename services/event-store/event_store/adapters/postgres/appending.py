@@ -53,7 +53,8 @@ class AppendingLog(ShardDatabase):
                 session = connection.get_server_pid()
                 async with asyncio.timeout(self._append_seconds):
                     row = await connection.fetchrow(_APPEND, *arguments)
-        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+        except (NotWritten, OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+            # The pool says of a connection that was lost in mid-statement what it says of one that it could not give.
             # TimeoutError is an OSError: the statement was given up, and its connection with it.
             if not session:
                 raise NotWritten from error
