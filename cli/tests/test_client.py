@@ -362,7 +362,7 @@ def test_an_import_with_refused_rows_names_them_and_ends_with_five(logged_in, do
     file.write_text("{}\n")
     done = logged_in("import", str(file))
     assert done.code == 5
-    assert "line 3 (X): no" in done.out
+    assert "line 3 (X): vin: bad" in done.out
     assert "vin: bad" in done.out
     assert "almagest jobs refused 01" in done.err
     assert logged_in("jobs", "refused", "01", "--json").json["line"] == 3
