@@ -12,6 +12,7 @@ import pytest
 from almagest.catalog.events.v1 import product_events_pb2 as events
 from almagest.catalog.v1 import changes_pb2, changes_pb2_grpc
 from almagest.eventstore.v1 import event_pb2
+from catalog_query.application import cursors
 from chassis.errors import RemoteProblem
 from chassis.identity.files import FileIdentitySource
 from chassis.rpc.channel import Channel
@@ -24,15 +25,16 @@ START = Empty()
 class Subscriber:
     """Subscribes on behalf of somebody."""
 
-    def __init__(self, port: int, identity: Callable[[str], Any], token: str) -> None:
+    def __init__(self, port: int, identity: Callable[[str], Any], tokens: Any) -> None:
         source = FileIdentitySource(identity("gateway"), "almagest.internal", service="gateway")
         self.channel = Channel(f"127.0.0.1:{port}", service="catalog-query", identity=source, default_timeout=10)
         self._stub = changes_pb2_grpc.CatalogChangesServiceStub(self.channel)
-        self._token = token
+        # Anew for each call: they last a minute, and a module may take longer.
+        self._tokens = tokens
 
     def subscribe(self, *, token: str | None = None, **request: Any) -> Any:
         asked = changes_pb2.SubscribeChangesRequest(heartbeat=Duration(nanos=200_000_000), **request)
-        return self._stub.SubscribeChanges(asked, metadata=(("txn-token", token or self._token),))
+        return self._stub.SubscribeChanges(asked, metadata=(("txn-token", token or self._tokens(roles=("viewer",))),))
 
     async def recorded(self, **request: Any) -> list[changes_pb2.CatalogChange]:
         """All that there is."""
@@ -52,7 +54,7 @@ class Subscriber:
 
 @pytest.fixture(scope="module")
 async def subscriber(system, identity, transaction_tokens) -> AsyncIterator[Subscriber]:
-    one = Subscriber(system.replica.port, identity, transaction_tokens(roles=("viewer",), lifetime=60))
+    one = Subscriber(system.replica.port, identity, transaction_tokens)
     yield one
     await one.channel.close()
 
@@ -68,7 +70,7 @@ async def a_system(databases, starter, identity, transaction_tokens, **settings:
         starter.catalog_query(read, event_store.port, **settings) as replica,
         starter.writer(event_store) as write,
     ):
-        one = Subscriber(replica.port, identity, transaction_tokens(roles=("viewer",), lifetime=60))
+        one = Subscriber(replica.port, identity, transaction_tokens)
         yield write, one, logs, event_store
         await one.channel.close()
 
@@ -214,6 +216,14 @@ async def test_a_cursor_of_another_log_is_refused(
         assert refused.value.problem.reason == "CURSOR_OF_ANOTHER_LOG"
 
 
+@pytest.mark.parametrize("place", [[0, -5, "x"], [0, 0, "x"], [-1, 1, "x"], [99, 1, "x"], [0, 1 << 60, "x"]])
+async def test_a_cursor_that_somebody_made_up_is_refused(subscriber, place):
+    """A place where nobody can be is no place of this log; it is not asked for."""
+    with pytest.raises(RemoteProblem) as refused:
+        await subscriber.subscribe(cursor=cursors.encode([1, [place]], question=b"changes")).read()
+    assert refused.value.problem.reason in ("CURSOR_OF_ANOTHER_LOG", "BAD_CURSOR")
+
+
 async def test_wrong_filters_are_named_all_at_once(subscriber):
     """Every field that is wrong, in one answer."""
     with pytest.raises(RemoteProblem) as refused:
@@ -312,7 +322,7 @@ async def test_the_event_store_may_go_and_come_back(databases, starter, identity
         await write("before", build.created("before"))
         query = starter.catalog_query(read, port)
         replica = await query.__aenter__()
-        one = Subscriber(replica.port, identity, transaction_tokens(roles=("viewer",)))
+        one = Subscriber(replica.port, identity, transaction_tokens)
         stream = one.subscribe(start=START)
         told: list[changes_pb2.CatalogChange] = []
         while not told:

@@ -79,7 +79,9 @@ class Places:
             RemoteProblem: the log cannot be asked.
         """
         epoch, places = _decoded(cursor)
-        if epoch > log.epoch or any(position > log.heads.get(shard, 0) for shard, (position, _) in places.items()):
+        if epoch > log.epoch or any(
+            not 0 < position <= log.heads.get(shard, 0) for shard, (position, _) in places.items()
+        ):
             raise CursorOfAnotherLog
         await self.learn(list(places))
         if any(self._marks.get(shard) != mark for shard, (_, mark) in places.items()):
@@ -93,7 +95,7 @@ def _decoded(cursor: str) -> tuple[int, Mapping[int, tuple[int, str]]]:
     except BadPageToken:
         raise BadCursor from None
     match values:
-        case [int(epoch), list(marked)]:
+        case [int(epoch), marked] if isinstance(marked, list):
             places: dict[int, tuple[int, str]] = {}
             for place in cast("list[object]", marked):
                 match place:
