@@ -250,7 +250,7 @@ async def _under_fire(plan: Plan, system: RunningSystem, plant: Plant | None) ->
 async def _work(plan: Plan, direct: Direct, shop: Shop, faults: Faults, moves: Moves) -> None:
     """Everybody works, everything breaks, for the time of the run."""
     stop = asyncio.Event()
-    writers, people = 6, 5
+    writers, people = 12, 8
     async with asyncio.TaskGroup() as group:
         for number in range(writers):
             group.create_task(direct.write(f"writer-{number}", stop, writers))
