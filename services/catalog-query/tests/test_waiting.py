@@ -1,16 +1,20 @@
 """Waiting for positions, and page tokens."""
 
 import asyncio
+import base64
 import random
 import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from almagest.eventstore.v1 import event_pb2
 from catalog_query.application import cursors
 from catalog_query.application.freshness import Freshness, Wanted
+from catalog_query.application.shards import Shards
 from catalog_query.domain.errors import BadPageToken, NotYetVisible
 from catalog_query.domain.query import Key, Sort
+from catalog_query.entrypoints import tokens
 
 
 async def test_who_waits_is_woken_by_the_position_and_not_before():
@@ -144,3 +148,16 @@ def test_a_token_with_other_contents_is_refused(values):
     """The check sum is not enough: what is inside must be a place in the order."""
     with pytest.raises(BadPageToken):
         cursors.to_key(cursors.encode(values, question=b"q"), sort=Sort.NAME, question=b"q")
+
+
+def test_a_token_of_a_page_is_about_every_shard_of_the_read_model():
+    """A page is made of all of them, and a later read may be of any, wherever buckets have moved."""
+
+    def text(**fields: object) -> str:
+        token = event_pb2.ConsistencyToken(epoch=1, shard=1, position=7, **fields)
+        return base64.urlsafe_b64encode(token.SerializeToString()).rstrip(b"=").decode()
+
+    shards = Shards(3)
+    assert tokens.wanted(text(every_bucket=True), shards) == [Wanted(1, read_shard, 7) for read_shard in range(3)]
+    (one,) = tokens.wanted(text(bucket=1023), shards)
+    assert one == Wanted(1, 2, 7, bucket=1023)

@@ -5,7 +5,6 @@ format: changing it would leave every event in the wrong place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 
 BUCKETS = 1024
@@ -145,9 +144,3 @@ class BucketMap(ShardMap):
         base, extra = divmod(BUCKETS, shards)
         sizes = [base + (1 if shard < extra else 0) for shard in range(shards)]
         super().__init__(1, [shard for shard, size in enumerate(sizes) for _ in range(size)], shards=shards)
-
-
-@lru_cache(maxsize=8)
-def equal_map(shards: int) -> BucketMap:
-    """`BucketMap(shards)`, made once: maps never change."""
-    return BucketMap(shards)

@@ -142,7 +142,7 @@ def changes(before: Document | None, after: Document) -> Iterator[FieldChange]:
     """The fields that differ, by path, in the order of the document. What every event changes (revision, time) is
     not among them.
     """
-    old = {} if before is None else fields(before)
+    old: Mapping[str, object] = {} if before is None else fields(before)
     new = fields(after)
     for field in {**old, **new}:
         if old.get(field) != new.get(field):

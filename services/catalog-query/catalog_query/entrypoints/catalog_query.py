@@ -76,9 +76,9 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
     async def GetProduct(self, request: query_pb2.GetProductRequest, context: Context) -> query_pb2.GetProductResponse:
         product_id = requests.product_id(request.product_id)
         wanted = requests.consistency(request.consistency_token, self._shards)
-        if wanted is not None:
-            await self._freshness.wait(wanted, timeout=self._time_to_wait())
-            self._holds.check(wanted)
+        if wanted:
+            await self._freshness.wait_for_all(wanted, timeout=self._time_to_wait())
+            self._holds.check_all(wanted)
         as_of = self._as_of(product_id)
         found = (await self._reader.get([product_id])).get(product_id)
         return query_pb2.GetProductResponse(product=self._document(product_id, found, as_of))
@@ -153,9 +153,9 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
             claims.require(READ)
             product_id = requests.product_id(item.product_id)
             wanted = requests.consistency(item.consistency_token, self._shards)
-            if wanted is not None:
-                await self._freshness.wait(wanted, timeout=self._time_to_wait(item))
-                self._holds.check(wanted)
+            if wanted:
+                await self._freshness.wait_for_all(wanted, timeout=self._time_to_wait(item))
+                self._holds.check_all(wanted)
         except Exception as error:  # noqa: BLE001 - it becomes this item's answer
             return error
         return _Asked(product_id)

@@ -73,14 +73,14 @@ def identifier(field: str, text: str) -> UUID:
     return parsed
 
 
-def consistency(text: str, shards: Shards) -> Wanted | None:
-    """What a read has to wait for, None when it need not.
+def consistency(text: str, shards: Shards) -> Sequence[Wanted]:
+    """What a read has to wait for, if anything.
 
     Raises:
         InvalidRequest: the token is none of ours.
     """
     try:
-        return wanted(text, shards) if text else None
+        return wanted(text, shards) if text else ()
     except BadConsistencyToken as error:
         raise InvalidRequest([("consistency_token", str(error))]) from None
 
@@ -97,7 +97,7 @@ def consistencies(texts: Sequence[str], shards: Shards) -> Sequence[Wanted]:
     violations = _Violations()
     for index, text in enumerate(texts):
         try:
-            found.append(wanted(text, shards))
+            found.extend(wanted(text, shards))
         except BadConsistencyToken as error:
             violations.add(f"consistency_tokens[{index}]", str(error))
     violations.check()

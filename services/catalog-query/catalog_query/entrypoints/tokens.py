@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 
 from almagest.eventstore.v1 import event_pb2
 from chassis.buckets import BUCKETS
@@ -18,8 +19,8 @@ class BadConsistencyToken(ValueError):
     """The text is no consistency token of ours; it says what is wrong."""
 
 
-def wanted(text: str, shards: Shards) -> Wanted:
-    """What a token stands for.
+def wanted(text: str, shards: Shards) -> Sequence[Wanted]:
+    """What a token stands for: a place in one shard of the read model, or in all of them.
 
     Raises:
         BadConsistencyToken: it is none.
@@ -31,12 +32,13 @@ def wanted(text: str, shards: Shards) -> Wanted:
         raise BadConsistencyToken(_NOT_OURS)
     if shards.event_shards and token.epoch <= shards.epoch and token.shard >= shards.event_shards:
         raise BadConsistencyToken(_NOT_OURS)
-    return Wanted(
-        event_shard=token.shard,
-        read_shard=shards.read_shard_of_bucket(token.bucket),
-        position=token.position,
-        bucket=token.bucket,
-    )
+    if token.every_bucket:
+        return [
+            Wanted(event_shard=token.shard, read_shard=read_shard, position=token.position)
+            for read_shard in range(shards.read_shards)
+        ]
+    read_shard = shards.read_shard_of_bucket(token.bucket)
+    return (Wanted(event_shard=token.shard, read_shard=read_shard, position=token.position, bucket=token.bucket),)
 
 
 def _decoded(text: str) -> event_pb2.ConsistencyToken:

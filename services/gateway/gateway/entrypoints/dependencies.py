@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 from almagest.eventstore.v1 import event_pb2
-from chassis.buckets import equal_map
 from fastapi import Depends, Header, Path, Request, Security
 from fastapi.security import HTTPBearer
 from pydantic import BeforeValidator
@@ -29,6 +28,8 @@ MAXIMUM_TOKENS = 16
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SKU = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
+# A token of the first shard map is as good as one of a later one: what a shard has written stays there.
+_FIRST_EPOCH = 1
 _LARGEST_REVISION = (1 << 63) - 1
 
 bearer = HTTPBearer(
@@ -155,22 +156,12 @@ def tokens_of(header: str | None) -> list[str]:
 
 
 def positions_header(positions: Sequence[event_pb2.ShardPosition]) -> dict[str, str]:
-    """The position that a page is at least as new as, as tokens for later reads: one per shard of the log.
-
-    A token names a bucket of its shard, any one, and equal ranges of buckets make up the shards.
-    """
-    if {position.shard for position in positions} != set(range(len(positions))):
-        return {}
-    buckets = equal_map(len(positions)) if positions else None
+    """The position that a page is at least as new as, as tokens for later reads: one per shard of the log."""
     tokens = [
         event_pb2.ConsistencyToken(
-            epoch=buckets.epoch,
-            bucket=buckets.ranges(position.shard)[0][0],
-            shard=position.shard,
-            position=position.position,
+            epoch=_FIRST_EPOCH, shard=position.shard, position=position.position, every_bucket=True
         )
         for position in positions
-        if buckets is not None
     ]
     if not tokens:
         return {}

@@ -241,6 +241,7 @@ class ConsistencyToken(_message.Message):
     BUCKET_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    EVERY_BUCKET_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """The version of the shard map that the position belongs to."""
     bucket: _builtins.int
@@ -249,6 +250,8 @@ class ConsistencyToken(_message.Message):
     """The shard that held that bucket."""
     position: _builtins.int
     """The position of the last event written."""
+    every_bucket: _builtins.bool
+    """It is about all that the shard had written by then, whatever the bucket."""
     def __init__(
         self,
         *,
@@ -256,10 +259,11 @@ class ConsistencyToken(_message.Message):
         bucket: _builtins.int = ...,
         shard: _builtins.int = ...,
         position: _builtins.int = ...,
+        every_bucket: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "epoch", b"epoch", "position", b"position", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "epoch", b"epoch", "every_bucket", b"every_bucket", "position", b"position", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
