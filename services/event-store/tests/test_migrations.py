@@ -1,11 +1,6 @@
-"""The migrations: up and down, with data in the tables, and nothing that would lock a running log."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""The migrations: up and down, with data in the tables."""
 
 import asyncpg
-import event_store.migrations
 import pytest
 from chassis.database.migrations import configuration, downgrade, upgrade
 from event_store.domain.chain import GENESIS, StoredEvent, hash_of
@@ -18,8 +13,6 @@ from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
 PACKAGE = "event_store.migrations"
-SQL = Path(event_store.migrations.__file__).parent / "sql"
-MET_ELSEWHERE = ("require-lock-timeout", "require-statement-timeout", "prefer-bigint-over-smallint")
 
 STORED = f"SELECT {', '.join(StoredEvent._fields)} FROM events ORDER BY position"  # noqa: S608 - our own names
 
@@ -110,18 +103,3 @@ async def test_a_log_from_before_the_chain_is_chained_and_goes_on(fresh):
         assert await connection.fetchval("SELECT hash FROM head") == again[5].hash == hash_of(again[4].hash, again[5])
     finally:
         await connection.close()
-
-
-@pytest.mark.parametrize("file", sorted(SQL.glob("*.sql")), ids=lambda path: path.name)
-def test_squawk_finds_nothing(file):
-    """The linter of migrations. The time-outs that it asks for are set by the chassis's runner, and 1024 buckets fit
-    into 16 bits.
-    """
-    squawk = Path(sys.executable).parent / "squawk"
-    done = subprocess.run(
-        [squawk, "--assume-in-transaction", "--pg-version=18", f"--exclude={','.join(MET_ELSEWHERE)}", file],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
