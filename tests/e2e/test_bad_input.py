@@ -24,7 +24,7 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture(scope="module")
 def door(door: Door, system: RunningSystem) -> Door:
     """Once all projectors are known, which tell how long the log is: shortly after the start."""
-    door.await_that("/v1/projections", lambda projections: len(projections["items"]) == system.local.shards)
+    door.await_that("/v1/projections", lambda projections: len(projections["items"]) == system.local.shards**2)
     return door
 
 

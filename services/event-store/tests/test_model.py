@@ -5,6 +5,7 @@ import uuid
 from dataclasses import dataclass, field
 
 import asyncpg
+import pytest
 from almagest.eventstore.v1 import event_store_pb2
 from chassis.buckets import BucketMap, bucket_of
 from chassis.errors import RemoteProblem
@@ -99,6 +100,13 @@ def told(outcome):
         (_, first, last), *also = outcome[1:]
         return (outcome[0], (first, last), *also)
     return outcome
+
+
+@pytest.fixture
+async def store(databases, replica):
+    """A replica that hardly waits for a bucket that no shard holds."""
+    async with replica(databases, move_wait_seconds=0.02) as running:
+        yield running
 
 
 async def test_the_log_does_as_its_model(store, databases):

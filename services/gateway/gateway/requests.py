@@ -179,7 +179,7 @@ def _planned(body: object) -> str:
     return SCHEDULED_PUBLICATION if isinstance(body, dict) and "published" in body else SCHEDULED_PRICE
 
 
-Schedule = Annotated[
+NewSchedule = Annotated[
     Annotated[SchedulePrice, Tag(SCHEDULED_PRICE)] | Annotated[SchedulePublication, Tag(SCHEDULED_PUBLICATION)],
     Discriminator(_planned),
 ]

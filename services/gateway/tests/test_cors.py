@@ -15,7 +15,9 @@ PREFLIGHT = {
 
 @pytest.fixture
 async def shop(settings, fakes):
-    app = create_app(settings.model_copy(update={"cors_origins": (SHOP,)}), fakes.ports, fakes.readiness, Quotas())
+    app = create_app(
+        settings.model_copy(update={"cors_origins": (SHOP,)}), fakes.ports, fakes.readiness, Quotas(), fakes.feeds
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://gateway") as client:
         yield client
 

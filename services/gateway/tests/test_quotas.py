@@ -140,7 +140,7 @@ async def test_a_redis_that_is_gone_is_said_to_be_away_and_sharing_goes_on(tmp_p
 async def test_who_asks_too_often_is_told_to_wait_and_others_are_not(settings, fakes):
     """429 with Retry-After, and what is left on every answer; health has no quota."""
     meagre = settings.model_copy(update={"person_requests_per_minute": 3, "address_requests_per_minute": 7})
-    app = create_app(meagre, fakes.ports, fakes.readiness, Quotas())
+    app = create_app(meagre, fakes.ports, fakes.readiness, Quotas(), fakes.feeds)
     headers = {"Authorization": f"Bearer {fakes.access_token()}"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://gateway") as client:
         answers = [await client.get("/v1/products/sku:none", headers=headers) for _ in range(2)]

@@ -305,7 +305,8 @@ class Person:
             answer: httpx.Response = await shop.cancellation.maybe(
                 self._http.request(method, path, headers=headers, **arguments)
             )
-        except (httpx.HTTPError, asyncio.CancelledError, RuntimeError) as error:
+        # httpcore stumbles in several ways over a stream that was cancelled while others of its connection go on.
+        except (httpx.HTTPError, asyncio.CancelledError, RuntimeError, ValueError, LookupError) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise

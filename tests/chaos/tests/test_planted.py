@@ -122,7 +122,8 @@ class Saboteur:
     async def _lose(self, shard: Any) -> None:
         """An acknowledged event is gone, as if it had never been."""
         self.lost = await shard.fetchval(
-            """DELETE FROM events WHERE position = (SELECT max(position) FROM events WHERE category = 'chaos')
+            """DELETE FROM events WHERE position = (SELECT max(position) FROM appends
+                                                    WHERE stream LIKE 'chaos-%' AND also IS NULL)
                RETURNING stream"""
         )
 

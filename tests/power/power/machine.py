@@ -64,6 +64,8 @@ class Machine:
         if self._server is not None and self._server.stdin is not None:
             self._server.stdin.close()
             await asyncio.to_thread(self._server.wait, 30)
+            if self._server.stdout is not None:
+                self._server.stdout.close()
         self.postgres.remove()
 
     async def on(self) -> None:

@@ -47,7 +47,7 @@ _BODIES: Mapping[str, Any] = {
     "SetPrice": requests.SetPrice,
     "Because": requests.Because,
     "Discontinue": requests.Discontinue,
-    "Schedule": requests.Schedule,
+    "NewSchedule": requests.NewSchedule,
     "CorrectPrice": requests.CorrectPrice,
     "Restore": requests.Restore,
     "BatchGet": requests.BatchGet,

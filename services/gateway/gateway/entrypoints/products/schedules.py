@@ -38,7 +38,7 @@ from gateway.entrypoints.documentation import (
 from gateway.entrypoints.times import timestamp_of
 from gateway.entrypoints.writes import carry_out, execute, money, sku_of
 from gateway.representations import SCHEDULE_STATES, Changed, Scheduled, SchedulePage, changed, schedule
-from gateway.requests import ListSchedules, Schedule, SchedulePrice
+from gateway.requests import ListSchedules, NewSchedule, SchedulePrice
 
 router = APIRouter(tags=["schedules"])
 _PAGE = {200: success("A page, those due first first", SchedulePage, LINK), **problems(*ASKED)}
@@ -54,7 +54,7 @@ _PAGE = {200: success("A page, those due first first", SchedulePage, LINK), **pr
         **problems(*ASKED, *WITH_BODY, *WRITE, 404, 412),
     },
     openapi_extra=body(
-        "Schedule",
+        "NewSchedule",
         price={
             "price": {"amount": "44900.00", "currency": "EUR"},
             "effective_at": "2030-11-27T00:00:00+01:00",
@@ -67,7 +67,7 @@ async def schedule_change(
     request: Request,
     product_id: Reference,
     person: Asker,
-    planned: Annotated[Schedule, Depends(JsonBody[Schedule](Schedule))],
+    planned: Annotated[NewSchedule, Depends(JsonBody[NewSchedule](NewSchedule))],
     ports: Backends,
     if_match: IfMatch = None,
     key: IdempotencyKey = None,
