@@ -148,21 +148,30 @@ BEGIN
                 outcome := 3;
             END IF;
         ELSE
+            -- Where its streams live is a matter of the append itself, so it comes before what state they are in.
             FOR p IN parts_before + 1 .. parts_before + part_counts[i] LOOP
-                s := part_streams[p];
-                current := revisions[s];
-                outcome := CASE
-                    WHEN get_bit(held, buckets[s]) = 0 THEN 4
-                    WHEN ended[s] THEN 5
-                    WHEN CASE expected[p] WHEN -3 THEN true WHEN -2 THEN current >= 0 ELSE current = expected[p] END THEN 0
-                    ELSE 2
-                END;
-                IF outcome <> 0 THEN
+                IF get_bit(held, buckets[part_streams[p]]) = 0 THEN
+                    outcome := 4;
                     refused_parts[i] := p - parts_before;
-                    last_revisions[p] := current;
                     EXIT;
                 END IF;
             END LOOP;
+            IF outcome = 0 THEN
+                FOR p IN parts_before + 1 .. parts_before + part_counts[i] LOOP
+                    s := part_streams[p];
+                    current := revisions[s];
+                    outcome := CASE
+                        WHEN ended[s] THEN 5
+                        WHEN CASE expected[p] WHEN -3 THEN true WHEN -2 THEN current >= 0 ELSE current = expected[p] END THEN 0
+                        ELSE 2
+                    END;
+                    IF outcome <> 0 THEN
+                        refused_parts[i] := p - parts_before;
+                        last_revisions[p] := current;
+                        EXIT;
+                    END IF;
+                END LOOP;
+            END IF;
             IF outcome = 0 AND cardinality(setting_appends) > 0 THEN
                 FOR n IN 1 .. cardinality(setting_appends) LOOP
                     IF setting_appends[n] = i THEN
