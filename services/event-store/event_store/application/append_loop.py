@@ -289,7 +289,8 @@ class AppendLoop:
             return ShardUnavailable(self._shard)
         if found.stream != append.stream or found.fingerprint != append.fingerprint:
             return AppendIdReused(append.append_id)
-        return found.appended
+        # By this batch or before it: nobody knows, and two who both say that it is new would both be believed.
+        return found.appended._replace(replayed=True)
 
 
 def _expire(tickets: Sequence[Ticket]) -> None:

@@ -290,7 +290,9 @@ class Appended(_message.Message):
     last_revision: _builtins.int
     """The revision of the last event written, now or when the original was written."""
     replayed: _builtins.bool
-    """True when this append id had been written before, and this is the original answer."""
+    """True when this is what the log remembers of this append id: it had been written before, or its database went away in mid-append and it was found written
+    afterwards.
+    """
     @_builtins.property
     def position(self) -> _event_pb2.ConsistencyToken:
         """Where the last event stands in the log."""
