@@ -46,9 +46,9 @@ def test_history_and_writes_go_on_over_archived_events(
         for number in range(1, ROWS + 1)
     ]
     with running_system(tmp_path_factory.mktemp("archived")) as system, Door.to(system) as door:
-        job = door.submit_import(rows)
-        door.await_end(job["job_id"])
-        products = list(door.items("/v1/products", category="old/things"))
+        job = door.await_end(door.submit_import(rows)["job_id"])
+        fresh = {"Almagest-Consistency": ", ".join(job["consistency_tokens"])}
+        products = list(door.items("/v1/products", category="old/things", headers=fresh))
         assert len(products) == ROWS
         before = {p["sku"]: door.get(f"/v1/products/{p['product_id']}/history")["items"] for p in products[::30]}
 

@@ -8,10 +8,12 @@ from google.protobuf.message import DecodeError
 
 
 class LatestTokens:
-    """Keeps, per shard, the token with the greatest position."""
+    """Keeps, per shard, the token with the greatest position, as one about every bucket: what was written before it may
+    be of any.
+    """
 
     def __init__(self, tokens: Iterable[str] = ()) -> None:
-        self._latest: dict[tuple[int, int], tuple[int, str]] = {}
+        self._latest: dict[int, tuple[int, str]] = {}
         for token in tokens:
             self.add(token)
 
@@ -23,9 +25,12 @@ class LatestTokens:
             parsed = event_pb2.ConsistencyToken.FromString(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         except (ValueError, DecodeError):
             return
-        key = (parsed.epoch, parsed.shard)
-        if key not in self._latest or self._latest[key][0] < parsed.position:
-            self._latest[key] = (parsed.position, token)
+        if parsed.shard in self._latest and self._latest[parsed.shard][0] >= parsed.position:
+            return
+        parsed.bucket = 0
+        parsed.every_bucket = True
+        token = base64.urlsafe_b64encode(parsed.SerializeToString()).rstrip(b"=").decode()
+        self._latest[parsed.shard] = (parsed.position, token)
 
     def all(self) -> tuple[str, ...]:
         """The tokens, by shard."""
