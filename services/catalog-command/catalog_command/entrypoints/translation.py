@@ -211,6 +211,7 @@ def _time(message: Timestamp, field: str, wrong: list[Violation]) -> datetime:
         return message.ToDatetime(UTC)
     except (ValueError, OverflowError):
         wrong.append((field, "must be a time between the years 1 and 9999"))
+        # Only so that the rest can be looked at, too: what is in `wrong` refuses the command.
         return datetime.min.replace(tzinfo=UTC)
 
 
@@ -219,6 +220,7 @@ def _money(message: events.Money, wrong: list[Violation]) -> Money:
         return money(message)
     except InvalidCommand as error:
         wrong += _below("price", error)
+        # As above; ISO 4217's code for no currency.
         return Money("0", "XXX")
 
 

@@ -274,8 +274,10 @@ class Projector:
         """Keep the lease while a batch takes longer than it lasts. Whether it was lost shows at the next write."""
         while True:
             await asyncio.sleep(self._pace.lease / 3)
-            with contextlib.suppress(Exception):
+            try:
                 await self._read_model.renew(self.work.target, event_shard=self.work.event_shard, token=self._token)
+            except Exception as error:  # noqa: BLE001 - the next write finds out whether it matters
+                _logger.warning("the lease was not renewed", problem=type(error).__name__)
 
     async def _claimed(self) -> Lease:
         """Wait until the checkpoint is ours, meanwhile telling how far the other projector is."""
