@@ -77,7 +77,7 @@ class _Account:
 
 class Quotas:
     """The accounts of all who asked lately, at most `capacity` of them: beyond that, whoever is silent for longest is
-    forgotten.
+    forgotten. The others are told every `share_seconds`, or after `away_seconds` when they could not be.
     """
 
     def __init__(
@@ -86,11 +86,13 @@ class Quotas:
         *,
         capacity: int = 100_000,
         share_seconds: float = 0.1,
+        away_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shared = shared
         self._capacity = capacity
         self._share_seconds = share_seconds
+        self._away_seconds = away_seconds
         self._clock = clock
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
         self._unsent: set[str] = set()
@@ -134,7 +136,7 @@ class Quotas:
                 if not away:
                     _logger.warning("quotas hold in this replica by itself", problem=str(error))
                 away = True
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(self._away_seconds)
             else:
                 away = False
 
