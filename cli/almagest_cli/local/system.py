@@ -74,10 +74,17 @@ class System:
         shards: how many databases for events, read models and users; by default as last time, or else two. Fixed once
             there is data.
         report: told of each step.
+        told: environment variables that a service's process gets besides its usual ones, by its name.
     """
 
     def __init__(
-        self, state: Path, *, ports: Ports | None = None, shards: int | None = None, report: Report | None = None
+        self,
+        state: Path,
+        *,
+        ports: Ports | None = None,
+        shards: int | None = None,
+        report: Report | None = None,
+        told: Callable[[str], Mapping[str, str]] | None = None,
     ) -> None:
         self.places = Places(state.absolute())
         described = self._described()
@@ -92,6 +99,7 @@ class System:
             )
         self.shards = shards or (known if isinstance(known, int) else 2)
         self._report: Report = report or (lambda _name, _state: None)
+        self._told = told
         self._cancelled = threading.Event()
         self._started: list[Daemon] = []
         self._postgres = EmbeddedPostgres(self.places.state / POSTGRES, log=self.places.log(POSTGRES))
@@ -345,7 +353,7 @@ class System:
         self, row: Service, databases: Databases, redis_url: str, *, as_owner: bool = False
     ) -> dict[str, str]:
         names = row.database_names(self.shards)
-        return layout.environment(
+        usual = layout.environment(
             row,
             places=self.places,
             ports=self.ports,
@@ -353,6 +361,7 @@ class System:
             owner_urls=tuple(databases.dsn(name, OWNER) for name in names) if as_owner else (),
             redis_url=redis_url,
         )
+        return usual if self._told is None else {**usual, **self._told(row.name)}
 
     def _stop_all(self, daemons: Iterator[Daemon]) -> None:
         """Stop the processes in the given order: the gateway, then the services side by side, then the servers."""

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chaos import network
+from chaos.clocks import DatabaseClock, ProcessClocks
 from chaos.proxy import Proxy
 
 Fault = Callable[[], Awaitable[None]]
@@ -36,7 +37,8 @@ class Faults:
         chance: which harm, when, to whom.
         rate: faults a second.
         own_network: whether packets can be lost by the kernel (see `network`).
-        clocks: the databases whose clock can be moved.
+        database_clocks: the databases whose clock can be moved.
+        process_clocks: the clocks of the services' processes; None: they cannot be moved here.
     """
 
     def __init__(
@@ -48,7 +50,8 @@ class Faults:
         chance: random.Random,
         rate: float,
         own_network: bool,
-        clocks: Mapping[str, "Clock"],
+        database_clocks: Mapping[str, DatabaseClock],
+        process_clocks: ProcessClocks | None,
         calm: Callable[[], bool] = lambda: False,
     ) -> None:
         self.counts: Counter[str] = Counter()
@@ -57,7 +60,7 @@ class Faults:
         self._proxies = proxies
         self._chance = chance
         self._rate = rate
-        self._clocks = clocks
+        self._database_clocks = database_clocks
         self._calm = calm
         self._numbers = set(range(64))
         self._busy: dict[str, asyncio.Lock] = {}
@@ -75,8 +78,10 @@ class Faults:
             (6, self._delay),
             (4, self._flush),
             (2, self._kill_valkey),
-            (4, self._move_clock),
+            (4, self._move_database_clock),
         ]
+        if process_clocks is not None:
+            self._kinds.append((6, lambda: self._move_process_clock(process_clocks)))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do harm until told to stop; ends when all of it is put right."""
@@ -226,52 +231,21 @@ class Faults:
             return
         self.counts["Redis flushed"] += 1
 
-    async def _move_clock(self) -> None:
-        name = self._chance.choice(list(self._clocks))
-        if await self._clocks[name].move(self._chance.uniform(-600, 30)):
+    async def _move_database_clock(self) -> None:
+        name = self._chance.choice(list(self._database_clocks))
+        if await self._database_clocks[name].move(self._chance.uniform(-600, 30)):
             self.counts["clock of a log's database moved"] += 1
 
-
-class Clock:
-    """The clock that a database's append function reads, which can be moved.
-
-    Nothing can move the clock of one process without a library that this machine need not have, and the machine's clock
-    is not ours to move. So a function of the same name is put before the one of the server, for `append_batch` alone.
-    """
-
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-
-    async def plant(self) -> None:
-        """Put our clock in place."""
-        connection = await asyncpg.connect(self._dsn, timeout=10)
-        try:
-            await connection.execute("CREATE SCHEMA chaos; GRANT USAGE ON SCHEMA chaos TO PUBLIC")
-            await self._set(connection, 0)
-            signature = await connection.fetchval(
-                "SELECT oid::regprocedure::text FROM pg_proc WHERE proname = 'append_batch'"
-            )
-            await connection.execute(f"ALTER FUNCTION {signature} SET search_path = chaos, pg_catalog, pg_temp")
-        finally:
-            await connection.close()
-
-    async def move(self, seconds: float) -> bool:
-        """Let the clock be wrong by so many seconds; False: the database is away."""
-        try:
-            connection = await asyncpg.connect(self._dsn, timeout=3)
-        except (OSError, TimeoutError, asyncpg.PostgresError):
-            return False
-        try:
-            await self._set(connection, seconds)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            return False
-        finally:
-            connection.terminate()
-        return True
-
-    async def _set(self, connection: "asyncpg.Connection", seconds: float) -> None:
-        await connection.execute(
-            "CREATE OR REPLACE FUNCTION chaos.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS "
-            f"$$ SELECT pg_catalog.clock_timestamp() + interval '{seconds:.3f} seconds' $$",
-            timeout=5,
-        )
+    async def _move_process_clock(self, clocks: ProcessClocks) -> None:
+        """The clock of a service is wrong for a while: mostly by seconds, sometimes by so much that what expires
+        has expired, or does not hold yet.
+        """
+        name = self._chance.choice(self._services)
+        width = self._chance.choice((3.0, 3.0, 90.0))
+        async with self._busy.setdefault(f"clock of {name}", asyncio.Lock()):
+            clocks.move(name, self._chance.uniform(-width, width))
+            self.counts[f"clock of {name} moved"] += 1
+            try:
+                await asyncio.sleep(self._chance.uniform(0.5, 6))
+            finally:
+                clocks.move(name, 0)

@@ -27,8 +27,9 @@ from harness.running import RunningSystem, running_system
 
 from chaos import chain, history
 from chaos.check import check
+from chaos.clocks import DatabaseClock, NoCompiler, ProcessClocks
 from chaos.direct import Cancellation, Direct, Stub
-from chaos.faults import Clock, Faults
+from chaos.faults import Faults
 from chaos.findings import Findings
 from chaos.followers import Follower, until_at
 from chaos.history import Writer
@@ -82,12 +83,22 @@ async def run(plan: Plan, *, plant: Plant | None = None) -> tuple["Counts", Find
     """Run and check."""
     plan.directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="almagest-chaos-") as state:
-        with running_system(Path(state) / "state", shards=SHARDS, replicas=REPLICAS) as system:
+        clocks = _process_clocks(Path(state) / "clocks")
+        told = None if clocks is None else clocks.environment
+        with running_system(Path(state) / "state", shards=SHARDS, replicas=REPLICAS, told=told) as system:
             try:
-                counts = await _under_fire(plan, system, plant)
+                counts = await _under_fire(plan, system, clocks, plant)
             finally:
                 shutil.copytree(system.local.places.logs, plan.directory / "logs", dirs_exist_ok=True)
     return counts, await asyncio.to_thread(check, plan.directory)
+
+
+def _process_clocks(directory: Path) -> ProcessClocks | None:
+    try:
+        return ProcessClocks(directory)
+    except NoCompiler:
+        say("There is no C compiler (cc) here: the clocks of the services' processes are left alone.")
+        return None
 
 
 async def run_and_report(plan: Plan) -> bool:
@@ -153,11 +164,14 @@ def _listed(counts: Mapping[str, int]) -> list[str]:
     return [f"  {number:>10,}  {name}" for name, number in sorted(counts.items())]
 
 
-async def _under_fire(plan: Plan, system: RunningSystem, plant: Plant | None) -> Counts:
+async def _under_fire(
+    plan: Plan, system: RunningSystem, process_clocks: ProcessClocks | None, plant: Plant | None
+) -> Counts:
     chance = random.Random(plan.seed)  # noqa: S311 - to be repeated, not to be secret
     postgres = EmbeddedPostgres(system.local.places.state / POSTGRES)
-    clocks = {f"events_{shard}": Clock(postgres.superuser_dsn(f"events_{shard}")) for shard in range(SHARDS)}
-    for clock in clocks.values():
+    names = [f"events_{shard}" for shard in range(SHARDS)]
+    database_clocks = {name: DatabaseClock(postgres.superuser_dsn(name)) for name in names}
+    for clock in database_clocks.values():
         await clock.plant()
     cancelled: Counter[str] = Counter()
     cancellation = Cancellation(random.Random(chance.random()), cancelled)  # noqa: S311
@@ -195,7 +209,8 @@ async def _under_fire(plan: Plan, system: RunningSystem, plant: Plant | None) ->
             chance=random.Random(chance.random()),  # noqa: S311
             rate=plan.faults,
             own_network=plan.own_network,
-            clocks=clocks,
+            database_clocks=database_clocks,
+            process_clocks=process_clocks,
         )
         moves = Moves(
             administration_pb2_grpc.EventStoreAdministrationServiceStub(ways.channel("event-store", "operator")),

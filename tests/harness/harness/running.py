@@ -1,6 +1,6 @@
 """The whole system, started by the same code as `almagest up`."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,11 @@ class RunningSystem:
 
 @contextmanager
 def running_system(
-    state: Path, *, shards: int | None = None, replicas: Mapping[str, int] | None = None
+    state: Path,
+    *,
+    shards: int | None = None,
+    replicas: Mapping[str, int] | None = None,
+    told: Callable[[str], Mapping[str, str]] | None = None,
 ) -> Generator[RunningSystem]:
     """Start a system of its own below the directory, on free ports; it ends, and its data with it, at the end.
 
@@ -61,8 +65,9 @@ def running_system(
         shards: how many databases for events, read models and users.
         replicas: how many processes of a service there are to be, where not one; further ones are named as
             `event-store-2`.
+        told: environment variables that a service's process gets besides its usual ones, by its name.
     """
-    local = System(state, ports=free_ports(replicas), shards=shards)
+    local = System(state, ports=free_ports(replicas), shards=shards, told=told)
     try:
         started = local.up()
         if started.admin.password is None:
