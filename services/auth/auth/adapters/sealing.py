@@ -1,70 +1,55 @@
-"""The key-encryption key: what makes a stolen copy of the database useless for signing.
+"""The key-encryption key: what makes a stolen copy of the database useless for signing and for reading.
 
-It comes from a file that is kept apart from the databases and their backups. Two keys are derived from it
-(HKDF-SHA256), one to seal private keys with AES-256-GCM, one to fingerprint requests, so that no use of one says
-anything about the other.
+It comes from a file that is kept apart from the databases and their backups; while it is rotated there are older ones
+beside it. Two keys are derived from each (HKDF-SHA256), one to seal keys with AES-256-GCM, one to fingerprint requests,
+so that no use of one says anything about the other.
 """
 
-import base64
-import binascii
 import hmac
-import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from chassis.process import CannotStart
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from chassis.sealing.aead import SealingError, UnknownKey, derived
+from chassis.sealing.wrapping import FileKeyWrapping, read_key
 
 from auth.domain.people import Registration
 
-_KEY_BYTES = 32
-_ID_BYTES = 8
-_NONCE_BYTES = 12
-_VERSION = b"\x01"
+_PURPOSE = "almagest auth"
 
 
-class KeyEncryptionKeyError(CannotStart):
-    """The key-encryption key is missing, malformed, or not the one that the signing keys were sealed with."""
+class KeyEncryptionKeyError(CannotStart, SealingError):
+    """The key-encryption key is missing, malformed, or not the one that something was sealed with."""
 
 
 class KeyEncryptionKey:
-    """Seals private keys and fingerprints requests."""
+    """Seals keys and fingerprints requests. A `KeyWrapping` of the chassis."""
 
-    def __init__(self, key: bytes) -> None:
-        if len(key) != _KEY_BYTES:
-            raise KeyEncryptionKeyError(f"the key-encryption key must be {_KEY_BYTES} bytes, not {len(key)}")
-        self._aead = AESGCM(_derived(key, b"almagest auth sealing", _KEY_BYTES))
-        self._fingerprints = _derived(key, b"almagest auth fingerprints", _KEY_BYTES)
-        self._id = _derived(key, b"almagest auth key id", _ID_BYTES)
+    def __init__(self, key: bytes, *older: bytes) -> None:
+        try:
+            self._files = FileKeyWrapping(key, older, purpose=_PURPOSE)
+        except SealingError as error:
+            raise KeyEncryptionKeyError(str(error)) from None
+        self._fingerprints = [derived(each, f"{_PURPOSE} fingerprints".encode()) for each in (key, *older)]
 
     def __repr__(self) -> str:
-        return f"KeyEncryptionKey(id={self._id.hex()})"
+        return f"KeyEncryptionKey(id={self._files.primary_id})"
 
     @classmethod
-    def read(cls, path: Path) -> "KeyEncryptionKey":
-        """Read the key from a file that holds 32 bytes in base64.
+    def read(cls, path: Path, older: Iterable[Path] = ()) -> "KeyEncryptionKey":
+        """Read the keys from files that hold 32 bytes in base64 each.
 
         Raises:
             KeyEncryptionKeyError: naming the file and what is wrong with it, never its content.
         """
         try:
-            key = base64.b64decode(path.read_bytes().strip(), validate=True)
-        except OSError as error:
-            raise KeyEncryptionKeyError(f"cannot read the key-encryption key {path}: {error.strerror}") from error
-        except binascii.Error:
-            raise KeyEncryptionKeyError(f"the key-encryption key {path} is not base64") from None
-        try:
-            return cls(key)
-        except KeyEncryptionKeyError as error:
-            raise KeyEncryptionKeyError(f"{path}: {error}") from None
+            return cls(read_key(path), *(read_key(each) for each in older))
+        except SealingError as error:
+            raise KeyEncryptionKeyError(str(error)) from error
 
     def seal(self, secret: bytes, *, context: str) -> bytes:
         """Encrypt a secret. It opens only in the same context, so that sealed values cannot be swapped between rows."""
-        nonce = os.urandom(_NONCE_BYTES)
-        header = _VERSION + self._id
-        return header + nonce + self._aead.encrypt(nonce, secret, header + context.encode())
+        return self._files.seal(secret, context=context)
 
     def unseal(self, sealed: bytes, *, context: str) -> bytes:
         """Decrypt a secret.
@@ -72,32 +57,48 @@ class KeyEncryptionKey:
         Raises:
             KeyEncryptionKeyError: it was sealed with another key, in another context, or was changed.
         """
-        header, rest = sealed[: 1 + _ID_BYTES], sealed[1 + _ID_BYTES :]
-        if header != _VERSION + self._id:
-            raise KeyEncryptionKeyError(
-                f"{context} was sealed with the key-encryption key {header[1:].hex()}, and this process was given "
-                f"{self._id.hex()}: give it the file it was first started with (ALMAGEST_KEY_ENCRYPTION_KEY_FILE)"
-            )
         try:
-            return self._aead.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], header + context.encode())
-        except (InvalidTag, ValueError):
+            return self._files.unseal(sealed, context=context)
+        except UnknownKey as error:
+            raise KeyEncryptionKeyError(
+                f"{context} was sealed with the key-encryption key {error.key_id.hex()}, and this process was given "
+                f"{self._files.primary_id}: give it the file it was first started with "
+                "(ALMAGEST_KEY_ENCRYPTION_KEY_FILE), or as an older one (ALMAGEST_OLDER_KEY_ENCRYPTION_KEY_FILES)"
+            ) from None
+        except SealingError:
             raise KeyEncryptionKeyError(f"{context} was changed after it was sealed") from None
+
+    async def wrap(self, key: bytes, *, context: str) -> bytes:
+        """Seal a data key."""
+        return self.seal(key, context=context)
+
+    async def unwrap(self, wrapped: bytes, *, context: str) -> bytes:
+        """Open a data key."""
+        return self.unseal(wrapped, context=context)
+
+    def is_current(self, wrapped: bytes) -> bool:
+        """Whether a secret is sealed with the present key, and not with an older one."""
+        return self._files.is_current(wrapped)
 
     def of(self, registration: Registration) -> bytes:
         """The fingerprint of a request to create a person: HMAC-SHA256 over its length-prefixed fields."""
-        fields = (
-            registration.email,
-            registration.password.reveal(),
-            registration.first_name,
-            registration.last_name,
-            *sorted(registration.roles),
-        )
-        digest = hmac.new(self._fingerprints, digestmod="sha256")
-        for field in fields:
-            content = field.encode()
-            digest.update(len(content).to_bytes(4, "big") + content)
-        return digest.digest()
+        return _fingerprint(self._fingerprints[0], registration)
+
+    def is_of(self, registration: Registration, fingerprint: bytes) -> bool:
+        """Whether a fingerprint, under the present key or an older one, is that of a request."""
+        return any(hmac.compare_digest(_fingerprint(key, registration), fingerprint) for key in self._fingerprints)
 
 
-def _derived(key: bytes, purpose: bytes, length: int) -> bytes:
-    return HKDF(algorithm=SHA256(), length=length, salt=None, info=purpose).derive(key)
+def _fingerprint(key: bytes, registration: Registration) -> bytes:
+    fields = (
+        registration.email,
+        registration.password.reveal(),
+        registration.first_name,
+        registration.last_name,
+        *sorted(registration.roles),
+    )
+    digest = hmac.new(key, digestmod="sha256")
+    for field in fields:
+        content = field.encode()
+        digest.update(len(content).to_bytes(4, "big") + content)
+    return digest.digest()

@@ -82,6 +82,10 @@ class Fingerprints(Protocol):
         """A keyed digest: a plain one over a password would be a fast hash of it, there to be guessed against."""
         ...
 
+    def is_of(self, registration: Registration, fingerprint: bytes) -> bool:
+        """Whether a fingerprint is of this request, also if it was made under an older key."""
+        ...
+
 
 async def create_person(
     registration: Registration,
@@ -100,8 +104,8 @@ async def create_person(
     Raises:
         CommandReused, EmailTaken
     """
-    fingerprint = fingerprints.of(registration)
-    if await people.claim(command_id, fingerprint, now=clock()) != fingerprint:
+    claimed = await people.claim(command_id, fingerprints.of(registration), now=clock())
+    if not fingerprints.is_of(registration, claimed):
         raise CommandReused
     made = await people.made_by(command_id, email=registration.email)
     if made is not None:
