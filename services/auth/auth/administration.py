@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chassis.ids import uuid7
 
-from auth.application.keys import rotate_signing_keys
+from auth.application import keys as lives
 from auth.application.people import create_first_admin, is_admin
 from auth.bootstrap import assembled, now
 from auth.domain.errors import AuthError
@@ -67,7 +67,7 @@ async def rotate_keys(settings: Settings, arguments: list[str]) -> int:
     published_for = settings.key_publication * (0 if given.now else 1)
     try:
         async with assembled(settings) as parts:
-            keys = await rotate_signing_keys(
+            keys = await lives.rotate_keys(
                 keys=parts.signing_keys, forge=parts.forge, clock=now, published_for=published_for
             )
     except AuthError as error:

@@ -19,7 +19,7 @@ from auth.adapters.jose import KeyForge, KeyRing
 from auth.adapters.postgres import PostgresPeople, PostgresSessions, PostgresSigningKeys
 from auth.adapters.sealing import KeyEncryptionKey, KeyEncryptionKeyError
 from auth.adapters.sharding import Shards, sharded_sessions
-from auth.application.keys import ensure_signing_keys
+from auth.application.keys import ensure_keys
 from auth.application.sessions import Terms
 from auth.domain.sessions import SECRET_BYTES
 from auth.entrypoints.errors import ERRORS
@@ -96,7 +96,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             overlap=settings.key_overlap,
             clock=now,
         )
-        key_ring.take(await ensure_signing_keys(keys=parts.signing_keys, forge=parts.forge, clock=now))
+        key_ring.take(await ensure_keys(keys=parts.signing_keys, forge=parts.forge, clock=now))
 
         async def jwks() -> bytes:
             return key_ring.jwks()

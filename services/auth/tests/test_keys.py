@@ -13,7 +13,7 @@ import pytest
 from almagest.auth.v1 import auth_pb2 as wire
 from auth.adapters.jose import KeyForge, KeyRing
 from auth.adapters.sealing import KeyEncryptionKey, KeyEncryptionKeyError
-from auth.application.keys import ensure_signing_keys, rotate_signing_keys
+from auth.application.keys import ensure_keys, rotate_keys
 from auth.bootstrap import assembled, bootstrap, now
 from auth.domain.errors import InvalidAccessToken, NextKeyTooYoung
 from auth.domain.keys import KeyState
@@ -68,7 +68,7 @@ async def test_ten_first_starts_at_once_make_two_keys(fresh_settings, fresh_data
     """The advisory lock lets one make them."""
     async with assembled(fresh_settings) as parts:
         made = await asyncio.gather(
-            *(ensure_signing_keys(keys=parts.signing_keys, forge=parts.forge, clock=now) for _ in range(10))
+            *(ensure_keys(keys=parts.signing_keys, forge=parts.forge, clock=now) for _ in range(10))
         )
     assert all(keys == made[0] for keys in made)
     assert [len(keys) for keys in await rows(fresh_databases)] == [2, 0]
@@ -86,7 +86,7 @@ async def test_the_published_set_holds_public_halves_under_their_thumbprints(ser
 async def test_a_row_alone_signs_nothing(fresh_settings, fresh_databases):
     """The private key stands nowhere in it; only the key-encryption key opens it, and only in its own row."""
     async with assembled(fresh_settings) as parts:
-        keys = await ensure_signing_keys(keys=parts.signing_keys, forge=parts.forge, clock=now)
+        keys = await ensure_keys(keys=parts.signing_keys, forge=parts.forge, clock=now)
         key, other = keys
         private = parts.key_encryption_key.unseal(key.sealed_private_key, context=f"signing key {key.kid}")
         assert Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() == key.public_key
@@ -158,7 +158,7 @@ async def test_a_rotation_keeps_what_was_signed_before(fresh_settings):
     """The key that waited signs, a new one waits, the old one verifies until its overlap is over."""
     moment = now()
     async with assembled(fresh_settings) as parts:
-        before = await ensure_signing_keys(keys=parts.signing_keys, forge=parts.forge, clock=lambda: moment)
+        before = await ensure_keys(keys=parts.signing_keys, forge=parts.forge, clock=lambda: moment)
         keys = ring(parts, clock=lambda: moment)
         keys.take(before)
         token = keys.sign({"n": 1}, kind="x")
@@ -166,13 +166,11 @@ async def test_a_rotation_keeps_what_was_signed_before(fresh_settings):
 
         minutes = timedelta(minutes=10)
         with pytest.raises(NextKeyTooYoung):
-            await rotate_signing_keys(
-                keys=parts.signing_keys, forge=parts.forge, clock=lambda: moment, published_for=minutes
-            )
+            await rotate_keys(keys=parts.signing_keys, forge=parts.forge, clock=lambda: moment, published_for=minutes)
         assert await parts.signing_keys.all() == before
 
         moment += minutes
-        after = await rotate_signing_keys(
+        after = await rotate_keys(
             keys=parts.signing_keys, forge=parts.forge, clock=lambda: moment, published_for=minutes
         )
         keys.take(after)
@@ -194,10 +192,10 @@ async def test_a_rotation_keeps_what_was_signed_before(fresh_settings):
 async def test_rotations_at_once_leave_one_key_of_each_state(fresh_settings, fresh_databases):
     """They happen one after the other."""
     async with assembled(fresh_settings) as parts:
-        await ensure_signing_keys(keys=parts.signing_keys, forge=parts.forge, clock=now)
+        await ensure_keys(keys=parts.signing_keys, forge=parts.forge, clock=now)
         await asyncio.gather(
             *(
-                rotate_signing_keys(keys=parts.signing_keys, forge=parts.forge, clock=now, published_for=timedelta(0))
+                rotate_keys(keys=parts.signing_keys, forge=parts.forge, clock=now, published_for=timedelta(0))
                 for _ in range(4)
             )
         )
@@ -210,7 +208,7 @@ async def test_a_running_service_follows_a_rotation_by_another(fresh_settings, c
     async with running("auth", settings, bootstrap) as bound, calling("gateway", bound.grpc_port) as gateway:
         before = json.loads((await gateway.GetJwks(wire.GetJwksRequest())).jwks)["keys"]
         async with assembled(settings) as parts:
-            await rotate_signing_keys(keys=parts.signing_keys, forge=parts.forge, clock=now, published_for=timedelta(0))
+            await rotate_keys(keys=parts.signing_keys, forge=parts.forge, clock=now, published_for=timedelta(0))
         async with asyncio.timeout(10):
             while len(after := json.loads((await gateway.GetJwks(wire.GetJwksRequest())).jwks)["keys"]) < 3:
                 await asyncio.sleep(0.02)

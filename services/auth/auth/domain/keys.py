@@ -1,4 +1,4 @@
-"""The life of signing keys: published as next, then active, then retired, then forgotten.
+"""The life of keys, of whichever kind: published as next, then active, then retired, then forgotten.
 
 A key is published before it signs, so that whoever caches the key set knows it by then, and stays published after it
 stopped, so that what it signed can be verified until it expires. At any time one key signs and one waits.
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Protocol, TypeVar
 
 from auth.domain.errors import NextKeyTooYoung
 
@@ -18,6 +19,33 @@ class KeyState(StrEnum):
     NEXT = "next"
     ACTIVE = "active"
     RETIRED = "retired"
+
+
+class LivingKey(Protocol):
+    """A key of any kind, as far as its life goes. `kid` names it."""
+
+    @property
+    def kid(self) -> str:
+        """Its id."""
+        ...
+
+    @property
+    def state(self) -> KeyState:
+        """Where it is in its life."""
+        ...
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was made."""
+        ...
+
+    @property
+    def retired_at(self) -> datetime | None:
+        """When it was retired."""
+        ...
+
+
+Key = TypeVar("Key", bound=LivingKey)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +69,13 @@ class Rotation:
     make: tuple[KeyState, ...] = ()
 
 
-def decide_first_keys(keys: Sequence[SigningKey]) -> Rotation:
-    """Make the key that signs and the one that waits, where they are missing."""
+def decide_first_keys(keys: Sequence[LivingKey]) -> Rotation:
+    """Make the key that is used and the one that waits, where they are missing."""
     present = {key.state for key in keys}
     return Rotation(make=tuple(state for state in (KeyState.ACTIVE, KeyState.NEXT) if state not in present))
 
 
-def decide_rotation(keys: Sequence[SigningKey], *, now: datetime, published_for: timedelta) -> Rotation:
+def decide_rotation(keys: Sequence[LivingKey], *, now: datetime, published_for: timedelta) -> Rotation:
     """Retire the active key, activate the next, make another next.
 
     Raises:
@@ -63,6 +91,6 @@ def decide_rotation(keys: Sequence[SigningKey], *, now: datetime, published_for:
     )
 
 
-def published(keys: Sequence[SigningKey], *, now: datetime, overlap: timedelta) -> tuple[SigningKey, ...]:
+def published(keys: Sequence[Key], *, now: datetime, overlap: timedelta) -> tuple[Key, ...]:
     """The keys that others shall accept: all but those that were retired longer than `overlap` ago."""
     return tuple(key for key in keys if key.retired_at is None or now - key.retired_at < overlap)
