@@ -7,28 +7,24 @@ has not expired, and is said in the log and in a metric when it is not.
 """
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from prometheus_client import Counter, Gauge
 
 from chassis.identity.certificate import InvalidIdentity, spiffe_id_of
+from chassis.identity.present import PresentIdentity, refusals
 from chassis.identity.source import Identity
 
 _logger = structlog.stdlib.get_logger(__name__)
-_expiry = Gauge("almagest_identity_expiry_timestamp_seconds", "When the certificate in use expires.")
-_rotations = Counter("almagest_identity_rotations_total", "Certificates taken into use after the first.")
-_refusals = Counter("almagest_identity_refusals_total", "Changed certificate files that were not taken into use.")
 
 _FILES = ("tls.crt", "tls.key", "ca.crt")
 _Signature = tuple[tuple[int, int, int], ...]
 
 
-class FileIdentitySource:
+class FileIdentitySource(PresentIdentity):
     """The identity in a directory of `tls.crt` (leaf first), `tls.key` (PKCS#8) and `ca.crt`."""
 
     def __init__(self, directory: Path, trust_domain: str, *, service: str | None = None) -> None:
@@ -40,19 +36,8 @@ class FileIdentitySource:
         self.directory = directory
         self._trust_domain = trust_domain
         self._service = service
-        self._subscribers: list[Callable[[Identity], None]] = []
         self._seen = self._signature()
-        self._current = self._read()
-        _expiry.set(self._current.not_after.timestamp())
-
-    def current(self) -> Identity:
-        """The identity as of now."""
-        return self._current
-
-    def subscribe(self, callback: Callable[[Identity], None]) -> Callable[[], None]:
-        """Have each later identity told to `callback`, on the event loop. Answers what ends it."""
-        self._subscribers.append(callback)
-        return lambda: self._subscribers.remove(callback) if callback in self._subscribers else None
+        super().__init__(self._read())
 
     async def watch(self, interval: float = 1.0) -> None:
         """Look every `interval` seconds whether the files have changed; never returns."""
@@ -69,19 +54,14 @@ class FileIdentitySource:
             identity = self._read()
         except InvalidIdentity as error:
             # The signature is not remembered: a half-written set is looked at again until it is whole.
-            _refusals.inc()
+            refusals.inc()
             _logger.warning("changed identity files are not used", problem=str(error))
             return False
         self._seen = signature
-        if identity == self._current:
-            return False
-        self._current = identity
-        _expiry.set(identity.not_after.timestamp())
-        _rotations.inc()
-        _logger.info("identity rotated", spiffe_id=str(identity.spiffe_id), not_after=identity.not_after.isoformat())
-        for callback in list(self._subscribers):
-            callback(identity)
-        return True
+        return self.take(identity)
+
+    def close(self) -> None:
+        """Nothing to end: files are read by whoever watches."""
 
     def _signature(self) -> _Signature:
         try:
@@ -121,7 +101,10 @@ def read_identity(
         raise InvalidIdentity(f"{spiffe_id} is not the identity of {service}")
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
     if spiffe_id.dns_name not in names:
-        raise InvalidIdentity(f"the certificate of {spiffe_id} lacks the DNS name {spiffe_id.dns_name}")
+        raise InvalidIdentity(
+            f"the certificate of {spiffe_id} lacks the DNS name {spiffe_id.dns_name}, and gRPC for Python verifies "
+            f"servers by DNS names only. cert-manager: dnsNames; SPIRE: -dns {spiffe_id.dns_name} on the entry"
+        )
     if private_key.public_key() != leaf.public_key():
         raise InvalidIdentity("the key does not belong to the certificate")
     if leaf.not_valid_after_utc <= datetime.now(UTC):

@@ -31,3 +31,15 @@ class IdentitySource(Protocol):
     def subscribe(self, callback: Callable[[Identity], None]) -> Callable[[], None]:
         """Have each later identity told to `callback`, on the event loop. Answers what ends it."""
         ...
+
+
+class WatchedIdentity(IdentitySource, Protocol):
+    """A source that looks after itself."""
+
+    async def watch(self, interval: float) -> None:
+        """Take up what changes, within about `interval` seconds; never returns."""
+        ...
+
+    def close(self) -> None:
+        """Take up nothing any more."""
+        ...
