@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from chassis.payloads import Suite
-
 from auth.domain.keys import KeyState
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadKey:
-    """A key pair, its private half sealed. `kid` is the thumbprint of the public half (RFC 7638)."""
+    """A key pair, its private half sealed. `kid` is the thumbprint of the public half (RFC 7638); `suite` is its
+    algorithm, as its published form names it.
+    """
 
     kid: str
-    suite: Suite
+    suite: str
     sealed_private_key: bytes
     state: KeyState
     created_at: datetime

@@ -1,0 +1,144 @@
+"""Encrypted payloads at the door: with which keys requests open, and that each of them is good once and soon.
+
+Anybody can encrypt to a published key, so opening proves nothing about who sent a message; that is for tokens and
+signatures to say. What it proves is that nobody in between has read it or put it together from others: the protected
+header names method and target, when it was made, and an id that is taken once.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+import structlog
+from chassis.errors import ChassisError
+from chassis.payloads import Header, InvalidPayload, PrivateKey, Suite, header_of, unseal
+
+from gateway.application.nonces import Nonces
+
+WINDOW_SECONDS: Final = 300.0
+"""How far the time that a message says it was made at may be from ours."""
+LONGEST_ID: Final = 128
+_PURPOSE: Final = "payload"
+_REFRESH_SECONDS: Final = 60.0
+_RETRY_SECONDS: Final = 1.0
+_UNKNOWN_SECONDS: Final = 5.0
+
+_logger = structlog.stdlib.get_logger(__name__)
+
+
+class UnknownPayloadKey(Exception):
+    """The message is encrypted to a key that is not, or no longer, ours."""
+
+
+class StalePayload(Exception):
+    """The message was made too long ago, or in the future."""
+
+
+class PayloadReplayed(Exception):
+    """The message came before."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKey:
+    """A key of ours; only published ones are told to clients."""
+
+    key_id: str
+    key: PrivateKey
+    published: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a message said."""
+
+    plaintext: bytes
+    header: Header
+
+
+class Payloads:
+    """The keys of this process, and the opening of messages.
+
+    `fetch` asks auth for the keys.
+    """
+
+    def __init__(self, fetch: Callable[[], Awaitable[Sequence[OwnKey]]], nonces: Nonces) -> None:
+        self._fetch = fetch
+        self._nonces = nonces
+        self._keys: dict[str, PrivateKey] = {}
+        self._jwks = b""
+        self._asked_at = -_UNKNOWN_SECONDS
+        self._asking: asyncio.Task[bool] | None = None
+
+    async def watch(self) -> None:
+        """Ask for the keys now and then, for ever, so that a rotation reaches us before it reaches clients."""
+        while True:
+            known = await self._refreshed()
+            await asyncio.sleep(_REFRESH_SECONDS if known else _RETRY_SECONDS)
+
+    def jwks(self) -> bytes:
+        """The published keys as a JWK set (RFC 7517); empty while there are none yet."""
+        return self._jwks
+
+    async def opened(self, message: bytes, suite: Suite, *, method: str, target: str) -> Opened:
+        """Open a request's message and see that it is good here, now, and for the first time.
+
+        Raises:
+            InvalidPayload: it does not open, or its header lacks something or says another request.
+            UnknownPayloadKey, StalePayload, PayloadReplayed: as their names say.
+            NoncesAway: it cannot be known whether it came before.
+        """
+        header = header_of(message)
+        key = await self._key(_text(header, "kid"))
+        if key.suite is not suite:
+            raise InvalidPayload(f"the key is not one of {suite}")
+        plaintext = unseal(message, key)
+        if (_text(header, "htm"), _text(header, "htu")) != (method, target):
+            raise InvalidPayload("the message was made for another request: htm and htu are its method and target")
+        made_at = header.get("iat")
+        if isinstance(made_at, bool) or not isinstance(made_at, int):
+            raise InvalidPayload("the header of the message has no iat, in seconds")
+        if abs(time.time() - made_at) > WINDOW_SECONDS:
+            raise StalePayload
+        if not await self._nonces.claim(_PURPOSE, _text(header, "jti"), seconds=2 * WINDOW_SECONDS):
+            raise PayloadReplayed
+        return Opened(plaintext, header)
+
+    async def _key(self, key_id: str) -> PrivateKey:
+        key = self._keys.get(key_id)
+        if key is None and (self._asking is not None or time.monotonic() - self._asked_at > _UNKNOWN_SECONDS):
+            # A stranger's key ids must not make us ask auth at the stranger's rate.
+            await self._refreshed()
+            key = self._keys.get(key_id)
+        if key is None:
+            raise UnknownPayloadKey
+        return key
+
+    async def _refreshed(self) -> bool:
+        """Ask auth, for all who want to know at once."""
+        if self._asking is None:
+            self._asked_at = time.monotonic()
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> bool:
+        try:
+            keys = await self._fetch()
+        except (ChassisError, TimeoutError) as error:
+            _logger.warning("the keys of encrypted payloads cannot be had", problem=str(error))
+            return False
+        finally:
+            self._asking = None
+        self._keys = {own.key_id: own.key for own in keys}
+        jwks: list[Any] = [own.key.public.jwk() for own in keys if own.published]
+        self._jwks = orjson.dumps({"keys": jwks})
+        return True
+
+
+def _text(header: Header, name: str) -> str:
+    value = header.get(name)
+    if not isinstance(value, str) or not value or len(value) > (LONGEST_ID if name in ("jti", "kid") else 8192):
+        raise InvalidPayload(f"the header of the message has no {name}, or one that is too long")
+    return value
