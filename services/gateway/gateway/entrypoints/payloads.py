@@ -136,7 +136,7 @@ def _refuse(error: Exception) -> NoReturn:
             )
             raise Refused(400, "PAYLOAD_STALE", why) from None
         case PayloadReplayed():
-            why = "This encrypted body came before. Encrypt it anew to repeat the request; an Idempotency-Key makes that safe."
+            why = "This encrypted body came before. To repeat a request, encrypt it anew; give it an Idempotency-Key."
             raise Refused(409, "PAYLOAD_REPLAYED", why) from None
         case NoncesAway():
             why = "It cannot be known at the moment whether this encrypted body came before."
