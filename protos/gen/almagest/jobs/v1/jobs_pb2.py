@@ -26,53 +26,53 @@ from almagest.rpc.v1 import problem_pb2 as almagest_dot_rpc_dot_v1_dot_problem__
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61lmagest/jobs/v1/jobs.proto\x12\x10\x61lmagest.jobs.v1\x1a\x1d\x61lmagest/rpc/v1/problem.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x01\n\rImportOptions\x12.\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1e.almagest.jobs.v1.ImportFormat\x12+\n\x08on_error\x18\x02 \x01(\x0e\x32\x19.almagest.jobs.v1.OnError\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"`\n\x13SubmitImportRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.almagest.jobs.v1.ImportHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x8a\x01\n\x0cImportHeader\x12\x30\n\x07options\x18\x01 \x01(\x0b\x32\x1f.almagest.jobs.v1.ImportOptions\x12\x12\n\ncommand_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_size_bytes\":\n\x14SubmitImportResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.almagest.jobs.v1.Job\"\xfb\x03\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12)\n\x05state\x18\x04 \x01(\x0e\x32\x1a.almagest.jobs.v1.JobState\x12\x32\n\x08progress\x18\x05 \x01(\x0b\x32 .almagest.jobs.v1.ImportProgress\x12\x30\n\x07options\x18\x06 \x01(\x0b\x32\x1f.almagest.jobs.v1.ImportOptions\x12\x14\n\x0csubmitted_by\x18\x07 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\r\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x18.almagest.rpc.v1.Problem\x12\x18\n\x10\x63\x61ncel_requested\x18\r \x01(\x08\x12\x1a\n\x12\x63onsistency_tokens\x18\x0e \x03(\t\x12\x10\n\x08trace_id\x18\x0f \x01(\t\x12\x10\n\x08revision\x18\x10 \x01(\x04\"\xa6\x01\n\x0eImportProgress\x12\x13\n\x0b\x62ytes_total\x18\x01 \x01(\x04\x12\x12\n\nbytes_done\x18\x02 \x01(\x04\x12\x11\n\trows_done\x18\x03 \x01(\x04\x12\x14\n\x0crows_created\x18\x04 \x01(\x04\x12\x14\n\x0crows_changed\x18\x05 \x01(\x04\x12\x16\n\x0erows_unchanged\x18\x06 \x01(\x04\x12\x14\n\x0crows_refused\x18\x07 \x01(\x04\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"4\n\x0eGetJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.almagest.jobs.v1.Job\"d\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12*\n\x06states\x18\x03 \x03(\x0e\x32\x1a.almagest.jobs.v1.JobState\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.almagest.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"6\n\x10WatchJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.almagest.jobs.v1.Job\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"7\n\x11\x43\x61ncelJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.almagest.jobs.v1.Job\"O\n\x16ListRefusedRowsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x17ListRefusedRowsResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.almagest.jobs.v1.RefusedRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\nRefusedRow\x12\x0c\n\x04line\x18\x01 \x01(\x04\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12)\n\x07problem\x18\x03 \x01(\x0b\x32\x18.almagest.rpc.v1.Problem*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05*^\n\x0cImportFormat\x12\x1d\n\x19IMPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14IMPORT_FORMAT_NDJSON\x10\x01\x12\x15\n\x11IMPORT_FORMAT_CSV\x10\x02*I\n\x07OnError\x12\x18\n\x14ON_ERROR_UNSPECIFIED\x10\x00\x12\x11\n\rON_ERROR_STOP\x10\x01\x12\x11\n\rON_ERROR_SKIP\x10\x02\x32\xa1\x04\n\x0bJobsService\x12_\n\x0cSubmitImport\x12%.almagest.jobs.v1.SubmitImportRequest\x1a&.almagest.jobs.v1.SubmitImportResponse(\x01\x12K\n\x06GetJob\x12\x1f.almagest.jobs.v1.GetJobRequest\x1a .almagest.jobs.v1.GetJobResponse\x12Q\n\x08ListJobs\x12!.almagest.jobs.v1.ListJobsRequest\x1a\".almagest.jobs.v1.ListJobsResponse\x12S\n\x08WatchJob\x12!.almagest.jobs.v1.WatchJobRequest\x1a\".almagest.jobs.v1.WatchJobResponse0\x01\x12T\n\tCancelJob\x12\".almagest.jobs.v1.CancelJobRequest\x1a#.almagest.jobs.v1.CancelJobResponse\x12\x66\n\x0fListRefusedRows\x12(.almagest.jobs.v1.ListRefusedRowsRequest\x1a).almagest.jobs.v1.ListRefusedRowsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61lmagest/jobs/v1/jobs.proto\x12\x10\x61lmagest.jobs.v1\x1a\x1d\x61lmagest/rpc/v1/problem.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x01\n\rImportOptions\x12.\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1e.almagest.jobs.v1.ImportFormat\x12+\n\x08on_error\x18\x02 \x01(\x0e\x32\x19.almagest.jobs.v1.OnError\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"`\n\x13SubmitImportRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.almagest.jobs.v1.ImportHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x9e\x01\n\x0cImportHeader\x12\x30\n\x07options\x18\x01 \x01(\x0b\x32\x1f.almagest.jobs.v1.ImportOptions\x12\x12\n\ncommand_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nsource_url\x18\x05 \x01(\tB\r\n\x0b_size_bytes\":\n\x14SubmitImportResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.almagest.jobs.v1.Job\"\x8f\x04\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12)\n\x05state\x18\x04 \x01(\x0e\x32\x1a.almagest.jobs.v1.JobState\x12\x32\n\x08progress\x18\x05 \x01(\x0b\x32 .almagest.jobs.v1.ImportProgress\x12\x30\n\x07options\x18\x06 \x01(\x0b\x32\x1f.almagest.jobs.v1.ImportOptions\x12\x14\n\x0csubmitted_by\x18\x07 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\r\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x18.almagest.rpc.v1.Problem\x12\x18\n\x10\x63\x61ncel_requested\x18\r \x01(\x08\x12\x1a\n\x12\x63onsistency_tokens\x18\x0e \x03(\t\x12\x10\n\x08trace_id\x18\x0f \x01(\t\x12\x10\n\x08revision\x18\x10 \x01(\x04\x12\x12\n\nsource_url\x18\x11 \x01(\t\"\xbd\x01\n\x0eImportProgress\x12\x13\n\x0b\x62ytes_total\x18\x01 \x01(\x04\x12\x12\n\nbytes_done\x18\x02 \x01(\x04\x12\x11\n\trows_done\x18\x03 \x01(\x04\x12\x14\n\x0crows_created\x18\x04 \x01(\x04\x12\x14\n\x0crows_changed\x18\x05 \x01(\x04\x12\x16\n\x0erows_unchanged\x18\x06 \x01(\x04\x12\x14\n\x0crows_refused\x18\x07 \x01(\x04\x12\x15\n\rbytes_fetched\x18\x08 \x01(\x04\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"4\n\x0eGetJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.almagest.jobs.v1.Job\"d\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12*\n\x06states\x18\x03 \x03(\x0e\x32\x1a.almagest.jobs.v1.JobState\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.almagest.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"6\n\x10WatchJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.almagest.jobs.v1.Job\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"7\n\x11\x43\x61ncelJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.almagest.jobs.v1.Job\"O\n\x16ListRefusedRowsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x17ListRefusedRowsResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.almagest.jobs.v1.RefusedRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\nRefusedRow\x12\x0c\n\x04line\x18\x01 \x01(\x04\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12)\n\x07problem\x18\x03 \x01(\x0b\x32\x18.almagest.rpc.v1.Problem*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05*^\n\x0cImportFormat\x12\x1d\n\x19IMPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14IMPORT_FORMAT_NDJSON\x10\x01\x12\x15\n\x11IMPORT_FORMAT_CSV\x10\x02*I\n\x07OnError\x12\x18\n\x14ON_ERROR_UNSPECIFIED\x10\x00\x12\x11\n\rON_ERROR_STOP\x10\x01\x12\x11\n\rON_ERROR_SKIP\x10\x02\x32\xa1\x04\n\x0bJobsService\x12_\n\x0cSubmitImport\x12%.almagest.jobs.v1.SubmitImportRequest\x1a&.almagest.jobs.v1.SubmitImportResponse(\x01\x12K\n\x06GetJob\x12\x1f.almagest.jobs.v1.GetJobRequest\x1a .almagest.jobs.v1.GetJobResponse\x12Q\n\x08ListJobs\x12!.almagest.jobs.v1.ListJobsRequest\x1a\".almagest.jobs.v1.ListJobsResponse\x12S\n\x08WatchJob\x12!.almagest.jobs.v1.WatchJobRequest\x1a\".almagest.jobs.v1.WatchJobResponse0\x01\x12T\n\tCancelJob\x12\".almagest.jobs.v1.CancelJobRequest\x1a#.almagest.jobs.v1.CancelJobResponse\x12\x66\n\x0fListRefusedRows\x12(.almagest.jobs.v1.ListRefusedRowsRequest\x1a).almagest.jobs.v1.ListRefusedRowsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'almagest.jobs.v1.jobs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=1952
-  _globals['_JOBSTATE']._serialized_end=2106
-  _globals['_IMPORTFORMAT']._serialized_start=2108
-  _globals['_IMPORTFORMAT']._serialized_end=2202
-  _globals['_ONERROR']._serialized_start=2204
-  _globals['_ONERROR']._serialized_end=2277
+  _globals['_JOBSTATE']._serialized_start=2015
+  _globals['_JOBSTATE']._serialized_end=2169
+  _globals['_IMPORTFORMAT']._serialized_start=2171
+  _globals['_IMPORTFORMAT']._serialized_end=2265
+  _globals['_ONERROR']._serialized_start=2267
+  _globals['_ONERROR']._serialized_end=2340
   _globals['_IMPORTOPTIONS']._serialized_start=114
   _globals['_IMPORTOPTIONS']._serialized_end=255
   _globals['_SUBMITIMPORTREQUEST']._serialized_start=257
   _globals['_SUBMITIMPORTREQUEST']._serialized_end=353
   _globals['_IMPORTHEADER']._serialized_start=356
-  _globals['_IMPORTHEADER']._serialized_end=494
-  _globals['_SUBMITIMPORTRESPONSE']._serialized_start=496
-  _globals['_SUBMITIMPORTRESPONSE']._serialized_end=554
-  _globals['_JOB']._serialized_start=557
-  _globals['_JOB']._serialized_end=1064
-  _globals['_IMPORTPROGRESS']._serialized_start=1067
-  _globals['_IMPORTPROGRESS']._serialized_end=1233
-  _globals['_GETJOBREQUEST']._serialized_start=1235
-  _globals['_GETJOBREQUEST']._serialized_end=1266
-  _globals['_GETJOBRESPONSE']._serialized_start=1268
-  _globals['_GETJOBRESPONSE']._serialized_end=1320
-  _globals['_LISTJOBSREQUEST']._serialized_start=1322
-  _globals['_LISTJOBSREQUEST']._serialized_end=1422
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1424
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1504
-  _globals['_WATCHJOBREQUEST']._serialized_start=1506
-  _globals['_WATCHJOBREQUEST']._serialized_end=1539
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1541
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1595
-  _globals['_CANCELJOBREQUEST']._serialized_start=1597
-  _globals['_CANCELJOBREQUEST']._serialized_end=1631
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1633
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1688
-  _globals['_LISTREFUSEDROWSREQUEST']._serialized_start=1690
-  _globals['_LISTREFUSEDROWSREQUEST']._serialized_end=1769
-  _globals['_LISTREFUSEDROWSRESPONSE']._serialized_start=1771
-  _globals['_LISTREFUSEDROWSRESPONSE']._serialized_end=1865
-  _globals['_REFUSEDROW']._serialized_start=1867
-  _globals['_REFUSEDROW']._serialized_end=1949
-  _globals['_JOBSSERVICE']._serialized_start=2280
-  _globals['_JOBSSERVICE']._serialized_end=2825
+  _globals['_IMPORTHEADER']._serialized_end=514
+  _globals['_SUBMITIMPORTRESPONSE']._serialized_start=516
+  _globals['_SUBMITIMPORTRESPONSE']._serialized_end=574
+  _globals['_JOB']._serialized_start=577
+  _globals['_JOB']._serialized_end=1104
+  _globals['_IMPORTPROGRESS']._serialized_start=1107
+  _globals['_IMPORTPROGRESS']._serialized_end=1296
+  _globals['_GETJOBREQUEST']._serialized_start=1298
+  _globals['_GETJOBREQUEST']._serialized_end=1329
+  _globals['_GETJOBRESPONSE']._serialized_start=1331
+  _globals['_GETJOBRESPONSE']._serialized_end=1383
+  _globals['_LISTJOBSREQUEST']._serialized_start=1385
+  _globals['_LISTJOBSREQUEST']._serialized_end=1485
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1487
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1567
+  _globals['_WATCHJOBREQUEST']._serialized_start=1569
+  _globals['_WATCHJOBREQUEST']._serialized_end=1602
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1604
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1658
+  _globals['_CANCELJOBREQUEST']._serialized_start=1660
+  _globals['_CANCELJOBREQUEST']._serialized_end=1694
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1696
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1751
+  _globals['_LISTREFUSEDROWSREQUEST']._serialized_start=1753
+  _globals['_LISTREFUSEDROWSREQUEST']._serialized_end=1832
+  _globals['_LISTREFUSEDROWSRESPONSE']._serialized_start=1834
+  _globals['_LISTREFUSEDROWSRESPONSE']._serialized_end=1928
+  _globals['_REFUSEDROW']._serialized_start=1930
+  _globals['_REFUSEDROW']._serialized_end=2012
+  _globals['_JOBSSERVICE']._serialized_start=2343
+  _globals['_JOBSSERVICE']._serialized_end=2888
 # @@protoc_insertion_point(module_scope)

@@ -179,12 +179,15 @@ class ImportHeader(_message.Message):
     COMMAND_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SOURCE_URL_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     """A UUID. The same id again gets the original job."""
     name: _builtins.str
     """A name for people, for example the file's."""
     size_bytes: _builtins.int
     """How many bytes are coming, when known: an upload that ends earlier was cut off and is refused."""
+    source_url: _builtins.str
+    """Where the file is to be fetched from, by https, if it is not sent."""
     @_builtins.property
     def options(self) -> Global___ImportOptions:
         """How to import."""
@@ -196,10 +199,11 @@ class ImportHeader(_message.Message):
         command_id: _builtins.str = ...,
         name: _builtins.str = ...,
         size_bytes: _builtins.int | None = ...,
+        source_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "options", b"options", "size_bytes", b"size_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "command_id", b"command_id", "name", b"name", "options", b"options", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "command_id", b"command_id", "name", b"name", "options", b"options", "size_bytes", b"size_bytes", "source_url", b"source_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__size_bytes: _TypeAlias = _typing.Literal["size_bytes"]  # noqa: Y015
     _WhichOneofArgType__size_bytes: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes"]  # noqa: Y015
@@ -253,6 +257,7 @@ class Job(_message.Message):
     CONSISTENCY_TOKENS_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    SOURCE_URL_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job id, a UUIDv7."""
     type: _builtins.str
@@ -271,6 +276,8 @@ class Job(_message.Message):
     """The trace in which it was submitted, 32 hexadecimal digits."""
     revision: _builtins.int
     """Grows with each change."""
+    source_url: _builtins.str
+    """Where the file was to be fetched from, without the query, which may hold a secret; empty when it was sent."""
     @_builtins.property
     def progress(self) -> Global___ImportProgress:
         """How far it is."""
@@ -318,10 +325,11 @@ class Job(_message.Message):
         consistency_tokens: _abc.Iterable[_builtins.str] | None = ...,
         trace_id: _builtins.str = ...,
         revision: _builtins.int = ...,
+        source_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "options", b"options", "progress", b"progress", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "consistency_tokens", b"consistency_tokens", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "job_id", b"job_id", "name", b"name", "options", b"options", "progress", b"progress", "revision", b"revision", "started_at", b"started_at", "state", b"state", "submitted_by", b"submitted_by", "trace_id", b"trace_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "consistency_tokens", b"consistency_tokens", "created_at", b"created_at", "ended_at", b"ended_at", "error", b"error", "job_id", b"job_id", "name", b"name", "options", b"options", "progress", b"progress", "revision", b"revision", "source_url", b"source_url", "started_at", b"started_at", "state", b"state", "submitted_by", b"submitted_by", "trace_id", b"trace_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,6 +348,7 @@ class ImportProgress(_message.Message):
     ROWS_CHANGED_FIELD_NUMBER: _builtins.int
     ROWS_UNCHANGED_FIELD_NUMBER: _builtins.int
     ROWS_REFUSED_FIELD_NUMBER: _builtins.int
+    BYTES_FETCHED_FIELD_NUMBER: _builtins.int
     bytes_total: _builtins.int
     """The size of the file."""
     bytes_done: _builtins.int
@@ -354,6 +363,8 @@ class ImportProgress(_message.Message):
     """Rows whose product already was like that."""
     rows_refused: _builtins.int
     """Rows that were refused."""
+    bytes_fetched: _builtins.int
+    """How much of a file has been fetched; `bytes_total` is told once all of it is there."""
     def __init__(
         self,
         *,
@@ -364,10 +375,11 @@ class ImportProgress(_message.Message):
         rows_changed: _builtins.int = ...,
         rows_unchanged: _builtins.int = ...,
         rows_refused: _builtins.int = ...,
+        bytes_fetched: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "rows_changed", b"rows_changed", "rows_created", b"rows_created", "rows_done", b"rows_done", "rows_refused", b"rows_refused", "rows_unchanged", b"rows_unchanged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_fetched", b"bytes_fetched", "bytes_total", b"bytes_total", "rows_changed", b"rows_changed", "rows_created", b"rows_created", "rows_done", b"rows_done", "rows_refused", b"rows_refused", "rows_unchanged", b"rows_unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

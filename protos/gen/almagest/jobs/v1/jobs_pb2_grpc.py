@@ -73,6 +73,7 @@ class JobsServiceServicer:
 
     def SubmitImport(self, request_iterator, context):
         """SubmitImport takes a file, and answers once file and job are durable. The first message is the header, the others are the file.
+        A header with a source URL is the only message: the worker fetches the file when it runs the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

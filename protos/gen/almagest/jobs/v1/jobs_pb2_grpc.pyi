@@ -34,7 +34,9 @@ class JobsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> JobsServiceAsyncStub: ...
     SubmitImport: _grpc.StreamUnaryMultiCallable[_jobs_pb2.SubmitImportRequest, _jobs_pb2.SubmitImportResponse]
-    """SubmitImport takes a file, and answers once file and job are durable. The first message is the header, the others are the file."""
+    """SubmitImport takes a file, and answers once file and job are durable. The first message is the header, the others are the file.
+    A header with a source URL is the only message: the worker fetches the file when it runs the job.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]
     """GetJob answers one job."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
@@ -52,7 +54,9 @@ class JobsServiceAsyncStub(JobsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitImport: _aio.StreamUnaryMultiCallable[_jobs_pb2.SubmitImportRequest, _jobs_pb2.SubmitImportResponse]  # type: ignore[assignment]
-    """SubmitImport takes a file, and answers once file and job are durable. The first message is the header, the others are the file."""
+    """SubmitImport takes a file, and answers once file and job are durable. The first message is the header, the others are the file.
+    A header with a source URL is the only message: the worker fetches the file when it runs the job.
+    """
     GetJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]  # type: ignore[assignment]
     """GetJob answers one job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
@@ -73,7 +77,9 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_jobs_pb2.SubmitImportRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.SubmitImportResponse, _abc.Awaitable[_jobs_pb2.SubmitImportResponse]]:
-        """SubmitImport takes a file, and answers once file and job are durable. The first message is the header, the others are the file."""
+        """SubmitImport takes a file, and answers once file and job are durable. The first message is the header, the others are the file.
+        A header with a source URL is the only message: the worker fetches the file when it runs the job.
+        """
 
     @_abc_1.abstractmethod
     def GetJob(
