@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from auth.adapters.argon2 import Argon2Passwords
 from auth.adapters.jose import KeyForge, KeyRing
 from auth.adapters.postgres import PostgresPeople, PostgresSessions, PostgresSigningKeys
+from auth.adapters.revocations import PostgresRevocations
 from auth.adapters.sealing import KeyEncryptionKey, KeyEncryptionKeyError
 from auth.adapters.sharding import Shards, sharded_sessions
 from auth.application.keys import ensure_keys
@@ -24,6 +25,7 @@ from auth.application.sessions import Terms
 from auth.domain.sessions import SECRET_BYTES
 from auth.entrypoints.errors import ERRORS
 from auth.entrypoints.policy import POLICY
+from auth.entrypoints.revocations import RevocationNews
 from auth.entrypoints.servicer import AuthServicer, Ports
 from auth.settings import Settings
 
@@ -38,6 +40,7 @@ class Parts:
     people: PostgresPeople
     sessions: PostgresSessions
     signing_keys: PostgresSigningKeys
+    revocations: PostgresRevocations
     passwords: Argon2Passwords
     key_encryption_key: KeyEncryptionKey
     forge: KeyForge
@@ -73,13 +76,15 @@ async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
             stack.push_async_callback(engine.dispose)
             engines.append(engine)
         sessions = sharded_sessions(shards, engines)
+        revocations = PostgresRevocations(sessions, shards)
         passwords = Argon2Passwords()
         stack.callback(passwords.close)
         yield Parts(
             engines=tuple(engines),
             people=PostgresPeople(sessions, fresh_id=uuid7),
-            sessions=PostgresSessions(sessions),
+            sessions=PostgresSessions(sessions, revocations),
             signing_keys=PostgresSigningKeys(sessions, shards),
+            revocations=revocations,
             passwords=passwords,
             key_encryption_key=key_encryption_key,
             forge=KeyForge(key_encryption_key),
@@ -102,12 +107,15 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             return key_ring.jwks()
 
         chassis.verify_with(jwks)
+        chassis.revocations.listen(parts.sessions.forget)
+        await parts.revocations.read(chassis.revocations)
         ports = Ports(
             people=parts.people,
             passwords=parts.passwords,
             sessions=parts.sessions,
             fingerprints=parts.key_encryption_key,
             signer=key_ring,
+            news=RevocationNews(chassis.revocations, lambda: parts.revocations.current),
             terms=Terms(
                 issuer=str(SpiffeId.of("auth", settings.trust_domain)),
                 trust_domain=settings.trust_domain,
@@ -128,10 +136,13 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         async def watch_keys() -> None:
             await key_ring.watch(settings.key_refresh_seconds)
 
+        async def watch_revocations() -> None:
+            await parts.revocations.watch(chassis.revocations)
+
         yield Assembly(
             servicers=[(_SERVICE, auth_pb2_grpc.add_AuthServiceServicer_to_server, AuthServicer(ports))],
             policy=POLICY,
             errors=ERRORS,
-            tasks=[watch_keys],
+            tasks=[watch_keys, watch_revocations],
             probes={"databases": databases_answer},
         )

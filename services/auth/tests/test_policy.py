@@ -18,6 +18,7 @@ REQUESTS: dict[str, Any] = {
     "ExchangeToken": wire.ExchangeTokenRequest(),
     "DelegateToken": wire.DelegateTokenRequest(),
     "GetJwks": wire.GetJwksRequest(),
+    "WatchRevocations": wire.WatchRevocationsRequest(),
 }
 SERVICES = {"gateway", "catalog-command", "catalog-query", "event-store", "worker"}
 ALLOWED = {
@@ -27,6 +28,7 @@ ALLOWED = {
     },
     "DelegateToken": {"worker"},
     "GetJwks": SERVICES,
+    "WatchRevocations": SERVICES,
 }
 
 
@@ -41,7 +43,8 @@ async def test_a_workload_calls_what_its_cell_allows(service, calling, workload:
     """Refused callers are told so, whatever their request; allowed ones are answered by the method itself."""
     async with calling(workload, service.port) as stub:
         try:
-            await getattr(stub, method)(REQUESTS[method])
+            call = getattr(stub, method)(REQUESTS[method])
+            await (anext(aiter(call)) if method == "WatchRevocations" else call)
         except RemoteProblem as problem:
             code, reason = problem.code, problem.problem.reason
         else:

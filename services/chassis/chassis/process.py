@@ -19,7 +19,8 @@ from chassis.errors import ErrorTable
 from chassis.http import HttpSide, Probe, Readiness
 from chassis.identity.certificate import InvalidIdentity
 from chassis.identity.files import FileIdentitySource
-from chassis.policy import Policy, PolicyIncomplete
+from chassis.policy import Person, Policy, PolicyIncomplete
+from chassis.revocations import Revocations, watch
 from chassis.rpc.channel import Channel
 from chassis.rpc.server import RpcServer
 from chassis.settings import DatabaseSettings, ServiceSettings
@@ -85,21 +86,28 @@ class Chassis(Generic[Settings]):
         self._channels: list[Channel] = []
         self._fetch_jwks: FetchJwks | None = None
         self._auth_stub: Any = None
-        self.verifier = TokenVerifier(trust_domain=settings.trust_domain, fetch_jwks=self._jwks)
+        self.revocations = Revocations()
+        self.verifier = TokenVerifier(
+            trust_domain=settings.trust_domain, fetch_jwks=self._jwks, revocations=self.revocations
+        )
 
     @classmethod
     @asynccontextmanager
     async def open(cls, service: str, settings: Settings) -> AsyncGenerator[Chassis[Settings]]:
-        """A chassis without a server of its own: identity that is watched, channels and traces."""
+        """A chassis without a gRPC server: identity and revocations that are watched, channels and traces."""
         chassis = cls(service, settings)
         configure_tracing(settings, service)
-        watch = asyncio.create_task(chassis.identity.watch(settings.identity_poll_seconds))
-        watch.add_done_callback(_end_process_unless_cancelled)
+        watching = [asyncio.create_task(chassis.identity.watch(settings.identity_poll_seconds), name="identity")]
+        if settings.auth_target is not None:
+            watching.append(asyncio.create_task(chassis.watch_revocations(), name="revocations"))
+        for task in watching:
+            task.add_done_callback(_end_process_unless_cancelled)
         try:
             yield chassis
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await chassis.close()
             await asyncio.to_thread(shutdown_tracing)
 
@@ -127,19 +135,38 @@ class Chassis(Generic[Settings]):
         return channel
 
     def verify_with(self, fetch_jwks: FetchJwks) -> None:
-        """Take the keys for people's tokens from elsewhere than the auth service."""
+        """Take the keys for people's tokens from elsewhere than the auth service; revocations are then told to
+        `revocations` by whoever calls this.
+        """
         self._fetch_jwks = fetch_jwks
+
+    def hears_revocations(self, policy: Policy) -> bool:
+        """Whether people are verified here, by tokens of the auth service."""
+        people = any(rule.person is not Person.NONE for rule in policy.values())
+        return people and self._fetch_jwks is None and self.settings.auth_target is not None
+
+    async def watch_revocations(self) -> None:
+        """Hear from the auth service what tokens are not good any more, for ever."""
+        from almagest.auth.v1 import auth_pb2  # noqa: PLC0415 - see `_auth`
+
+        request = auth_pb2.WatchRevocationsRequest()
+        await watch(self.revocations, lambda: self._auth().WatchRevocations(request))
 
     async def _jwks(self) -> bytes:
         if self._fetch_jwks is not None:
             return await self._fetch_jwks()
+        from almagest.auth.v1 import auth_pb2  # noqa: PLC0415 - see `_auth`
+
+        answer = await self._auth().GetJwks(auth_pb2.GetJwksRequest())
+        return bytes(answer.jwks)
+
+    def _auth(self) -> Any:
         # Only services that verify people need the generated code of auth.
-        from almagest.auth.v1 import auth_pb2, auth_pb2_grpc  # noqa: PLC0415
+        from almagest.auth.v1 import auth_pb2_grpc  # noqa: PLC0415
 
         if self._auth_stub is None:
             self._auth_stub = auth_pb2_grpc.AuthServiceStub(self.channel("auth", retryable=frozenset({_GET_JWKS})))
-        answer = await self._auth_stub.GetJwks(auth_pb2.GetJwksRequest())
-        return bytes(answer.jwks)
+        return self._auth_stub
 
     async def close(self) -> None:
         """Close the channels."""
@@ -148,9 +175,13 @@ class Chassis(Generic[Settings]):
 
 
 def _end_process_unless_cancelled(watch: asyncio.Task[None]) -> None:
-    """A process that no longer sees its certificates change would fail hours later, far from the cause."""
+    """A process that no longer sees its certificates change would fail hours later, far from the cause; one that does
+    not hear who is locked out would let them in.
+    """
     if not watch.cancelled():
-        _logger.critical("the identity is no longer watched", exc_info=watch.exception())
+        _logger.critical(
+            "the process no longer watches what it must", what=watch.get_name(), exc_info=watch.exception()
+        )
         signal.raise_signal(signal.SIGTERM)
 
 
@@ -199,6 +230,8 @@ class _Running(Generic[Settings]):
             verifier=chassis.verifier,
         )
         await server.start()
+        if chassis.hears_revocations(assembly.policy):
+            self._spawn("revocations", chassis.watch_revocations())
         for number, task in enumerate(assembly.tasks):
             self._spawn(getattr(task, "__qualname__", f"task {number}"), task())
         self._http = http

@@ -25,6 +25,7 @@ from joserfc.jwk import KeySet, OKPKey
 
 from chassis.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
 from chassis.identity.spiffe import SpiffeId
+from chassis.revocations import Revocations
 
 ALGORITHM = "Ed25519"
 TOKEN_TYPE = "txntoken+jwt"  # noqa: S105 - a media type
@@ -54,6 +55,12 @@ class Claims:
     """Seconds since the epoch."""
     token: str = field(repr=False)
     requesting_workload: str
+    session_id: str = ""
+    """The session that it was given in; empty: none, as for a job's."""
+    access_key_id: str = ""
+    """The access key that signed the request; empty: none."""
+    generation: int = 0
+    """How often the person's rights had changed."""
 
     def require(self, *scopes: str) -> None:
         """See that the token has all the scopes.
@@ -89,6 +96,11 @@ def set_person(claims: Claims) -> None:
     _person.set(claims)
 
 
+def revoked() -> Unauthenticated:
+    """The answer to a token that was good before."""
+    return _refused("TOKEN_REVOKED", "The transaction token was revoked: its session has ended, or its person changed.")
+
+
 def _refused(reason: str, message: str) -> Unauthenticated:
     return Unauthenticated(message, reason=reason)
 
@@ -100,7 +112,14 @@ class TokenVerifier:
     the keys are older than five minutes, in which case the old ones serve on while auth cannot be reached.
     """
 
-    def __init__(self, *, trust_domain: str, fetch_jwks: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(
+        self,
+        *,
+        trust_domain: str,
+        fetch_jwks: Callable[[], Awaitable[bytes]],
+        revocations: Revocations | None = None,
+    ) -> None:
+        self.revocations = revocations or Revocations()
         self._trust_domain = trust_domain
         self._fetch_jwks = fetch_jwks
         self._keys: dict[str, OKPKey] = {}
@@ -113,12 +132,14 @@ class TokenVerifier:
         """The claims of a token.
 
         Raises:
-            Unauthenticated: It is missing, forged, expired, not for us or not of the kind that we take.
+            Unauthenticated: It is missing, forged, expired, revoked, not for us or not of the kind that we take.
             Unavailable: The keys are needed and cannot be had.
         """
         claims = self._verified.get(token)
         if claims is not None:
             if claims.expires_at > time.time():
+                if self.revocations.covers(claims):
+                    raise revoked()
                 return claims
             self._verified.pop(token, None)
             raise _refused("TOKEN_EXPIRED", "The transaction token has expired.")
@@ -130,6 +151,8 @@ class TokenVerifier:
         self._verified[token] = claims
         if len(self._verified) > _CACHE_SIZE:
             self._verified.popitem(last=False)
+        if self.revocations.covers(claims):
+            raise revoked()
         return claims
 
     async def _verify_anew(self, token: str) -> Claims:
@@ -148,10 +171,10 @@ class TokenVerifier:
         if audience not in (self._trust_domain, [self._trust_domain]):
             raise _refused("TOKEN_INVALID", "The transaction token is meant for another trust domain.")
         now = time.time()
-        issued, expires = _seconds(claims, "iat"), _seconds(claims, "exp")
+        issued, expires = _number(claims, "iat"), _number(claims, "exp")
         if expires <= now:
             raise _refused("TOKEN_EXPIRED", "The transaction token has expired.")
-        if issued > now + CLOCK_LEEWAY or ("nbf" in claims and _seconds(claims, "nbf") > now + CLOCK_LEEWAY):
+        if issued > now + CLOCK_LEEWAY or ("nbf" in claims and _number(claims, "nbf") > now + CLOCK_LEEWAY):
             raise _refused("TOKEN_INVALID", "The transaction token is not valid yet.")
         if expires - issued > MAXIMUM_LIFETIME:
             raise _refused("TOKEN_INVALID", f"The transaction token lives longer than {MAXIMUM_LIFETIME:g} seconds.")
@@ -171,6 +194,9 @@ class TokenVerifier:
             expires_at=expires,
             token=token,
             requesting_workload=workload,
+            session_id=_text(claims, "sid") if "sid" in claims else "",
+            access_key_id=_text(claims, "key") if "key" in claims else "",
+            generation=int(_number(claims, "gen")) if "gen" in claims else 0,
         )
 
     async def _key(self, key_id: str) -> OKPKey:
@@ -244,7 +270,7 @@ def _base64url(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def _seconds(claims: Mapping[str, object], name: str) -> float:
+def _number(claims: Mapping[str, object], name: str) -> float:
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise _refused("TOKEN_INVALID", f"The transaction token has no valid {name}.")

@@ -5,6 +5,7 @@ from typing import Any
 
 from chassis.errors import ChassisError, RemoteProblem
 from chassis.http import Readiness
+from chassis.revocations import Revocations
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -54,8 +55,16 @@ _ROUTES = tuple(route for router in _ROUTERS for route in router.routes if isins
 _NAMES: Mapping[Any, str] = {route.endpoint: route.path for route in _ROUTES}
 
 
-def create_app(settings: Settings, ports: Ports, readiness: Readiness, quotas: Quotas, feeds: Feeds) -> Application:
+def create_app(
+    settings: Settings,
+    ports: Ports,
+    readiness: Readiness,
+    quotas: Quotas,
+    feeds: Feeds,
+    revocations: Revocations | None = None,
+) -> Application:
     """The application, framed by what every request has: trace, deadline, limits, metrics."""
+    revocations = revocations or Revocations()
     application = FastAPI(
         title=openapi.TITLE,
         version=openapi.VERSION,
@@ -74,7 +83,9 @@ def create_app(settings: Settings, ports: Ports, readiness: Readiness, quotas: Q
     )
     application.state.settings = settings
     application.state.ports = ports
-    application.state.people = People(ports.auth)
+    # People first: a feed that looks again must not find what was just revoked.
+    application.state.people = People(ports.auth, revocations=revocations)
+    revocations.listen(lambda _: feeds.recheck(revocations))
     application.state.readiness = readiness
     application.state.feeds = feeds
     for router in _ROUTERS:

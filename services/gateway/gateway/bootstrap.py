@@ -55,7 +55,7 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
         stack.callback(sharing.cancel)
         readiness = Readiness({name: _reachable(channel) for name, channel in channels.items()}, once=True)
         feeds = Feeds(per_person=settings.changes_feeds_per_person)
-        yield create_app(settings, ports, readiness, quotas, feeds), readiness, feeds
+        yield create_app(settings, ports, readiness, quotas, feeds, chassis.revocations), readiness, feeds
 
 
 def _redis(settings: Settings, stack: AsyncExitStack) -> Redis | None:

@@ -10,11 +10,13 @@ from datetime import datetime
 from uuid import UUID
 
 from chassis.buckets import bucket_of
+from chassis.revocations import Revocation, Revoked
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
 
+from auth.adapters.revocations import PostgresRevocations
 from auth.adapters.sharding import Shards
 from auth.adapters.tables import CommandRow, SessionRow, SigningKeyRow, UsedTokenRow, UserRow
 from auth.application.people import Credentials
@@ -129,9 +131,10 @@ class PostgresPeople:
 class PostgresFamily:
     """A session whose row is locked."""
 
-    def __init__(self, session: AsyncSession, row: SessionRow, user: User) -> None:
+    def __init__(self, session: AsyncSession, row: SessionRow, user: User, *, revocations: PostgresRevocations) -> None:
         self._session = session
         self._row = row
+        self._revocations = revocations
         self.user = user
 
     @property
@@ -156,13 +159,15 @@ class PostgresFamily:
         """End the session."""
         self._row.revoked_at = now
         await self._session.flush()
+        await self._revocations.add(self._session, Revoked.SESSION, self._row.id)
 
 
 class PostgresSessions:
     """Sessions, each on the shard of its person."""
 
-    def __init__(self, sessions: Sessionmaker) -> None:
+    def __init__(self, sessions: Sessionmaker, revocations: PostgresRevocations) -> None:
         self._sessions = sessions
+        self._revocations = revocations
         self._recent: dict[UUID, tuple[float, Standing | None]] = {}
 
     async def start(self, session: Session) -> None:
@@ -194,8 +199,23 @@ class PostgresSessions:
         )
         async with self._sessions.begin() as unit:
             found = (await unit.execute(wanted)).one_or_none()
-            yield None if found is None else PostgresFamily(unit, found[0], _known(found[1]))
+            yield (
+                None
+                if found is None
+                else PostgresFamily(unit, found[0], _known(found[1]), revocations=self._revocations)
+            )
         self._recent.pop(session_id, None)
+
+    def forget(self, revocation: Revocation) -> None:
+        """Remember nothing any more of what was revoked."""
+        if revocation.kind is Revoked.SESSION:
+            self._recent.pop(UUID(revocation.id), None)
+        elif revocation.kind is Revoked.PERSON:
+            user_id = UUID(revocation.id)
+            for session_id in [
+                key for key, (_, known) in self._recent.items() if known is not None and known.user.id == user_id
+            ]:
+                del self._recent[session_id]
 
     async def standing(self, session_id: UUID) -> Standing | None:
         """The session, as it stood a second ago at most."""
@@ -305,6 +325,7 @@ def _known(row: UserRow) -> User:
         last_name=row.last_name,
         roles=frozenset(Role(role) for role in row.roles),
         created_at=row.created_at,
+        generation=row.generation,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from chassis.buckets import bucket_of
-from sqlalchemy import DateTime, Dialect, ForeignKey, Index, LargeBinary, Text, text
+from sqlalchemy import BigInteger, DateTime, Dialect, ForeignKey, Index, LargeBinary, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -75,6 +75,8 @@ class UserRow(Row):
     roles: Mapped[list[str]]
     command_id: Mapped[UUID] = mapped_column(unique=True)
     created_at: Mapped[datetime]
+    # Counted up by each change of what the person may do: what tokens of before are told by.
+    generation: Mapped[int] = mapped_column(server_default=text("1"))
     # Not even fetched unless a query asks for it by name; an attribute access that would fetch it raises.
     _password_hash: Mapped[PasswordHash] = mapped_column("password_hash", deferred=True, deferred_raiseload=True)
 
@@ -102,6 +104,25 @@ class UsedTokenRow(Row):
         ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True, info=_BY_ID
     )
     token_hash: Mapped[bytes] = mapped_column(primary_key=True)
+
+
+class RevocationRow(Row):
+    """Tokens that are not good any more, for as long as one may live. It lives where their person lives.
+
+    The number of the transaction tells readers what has been committed since they last looked, without gaps: numbers
+    from a sequence are given out before the commit, and times as well.
+    """
+
+    __tablename__ = "revocations"
+    __table_args__ = (Index("revocations_transaction", "transaction_id"),)
+
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    target: Mapped[UUID] = mapped_column(primary_key=True, info=_BY_ID)
+    generation: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    revoked_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    transaction_id: Mapped[int] = mapped_column(
+        BigInteger(), server_default=text("((pg_current_xact_id())::text)::bigint")
+    )
 
 
 class CommandRow(Row):

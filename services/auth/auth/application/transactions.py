@@ -48,6 +48,7 @@ async def exchange(
         standing.user,
         scopes=tokens.narrowed(standing.user.scopes, scopes),
         requesting_workload=requesting_workload,
+        session_id=standing.session.id,
         job_id=None,
         signer=signer,
         terms=terms,
@@ -78,6 +79,7 @@ async def delegate(
         user,
         scopes=tokens.narrowed(user.scopes, scopes),
         requesting_workload=requesting_workload,
+        session_id=None,
         job_id=job_id,
         signer=signer,
         terms=terms,
@@ -89,6 +91,7 @@ def _transaction(
     *,
     scopes: frozenset[str],
     requesting_workload: str,
+    session_id: UUID | None,
     job_id: UUID | None,
     signer: Signer,
     terms: Terms,
@@ -102,6 +105,7 @@ def _transaction(
         requesting_workload=requesting_workload,
         issued_at=terms.clock(),
         lifetime=terms.transaction_lifetime,
+        session_id=session_id,
         job_id=job_id,
     )
     expires_at = datetime.fromtimestamp(float(str(claims["exp"])), UTC)

@@ -97,6 +97,7 @@ def transaction_claims(
     requesting_workload: str,
     issued_at: datetime,
     lifetime: timedelta,
+    session_id: UUID | None = None,
     job_id: UUID | None = None,
 ) -> Claims:
     """The claims of a transaction token, which lives for a minute at most."""
@@ -106,11 +107,14 @@ def transaction_claims(
         "sub": str(user.id),
         "scope": " ".join(sorted(scopes)),
         "roles": sorted(user.roles),
+        "gen": user.generation,
         "txn": str(transaction_id),
         "req_wl": requesting_workload,
         "iat": int(issued_at.timestamp()),
         "exp": int(issued_at.timestamp()) + int(min(lifetime, LONGEST_TRANSACTION).total_seconds()),
     }
+    if session_id is not None:
+        claims["sid"] = str(session_id)
     if job_id is not None:
         claims["job_id"] = str(job_id)
     return claims

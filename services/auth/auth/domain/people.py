@@ -52,6 +52,8 @@ class User:
     last_name: str
     roles: frozenset[Role]
     created_at: datetime
+    generation: int = 1
+    """Counted up by each change of what the person may do."""
 
     @property
     def scopes(self) -> frozenset[str]:

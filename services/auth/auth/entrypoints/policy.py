@@ -16,4 +16,5 @@ POLICY: Policy = {
     f"{_SERVICE}/ExchangeToken": Rule(callers=_GATEWAY, person=Person.NONE),
     f"{_SERVICE}/DelegateToken": Rule(callers=frozenset({"worker"}), person=Person.NONE),
     f"{_SERVICE}/GetJwks": Rule(callers=_EVERYONE, person=Person.NONE),
+    f"{_SERVICE}/WatchRevocations": Rule(callers=_EVERYONE, person=Person.NONE),
 }

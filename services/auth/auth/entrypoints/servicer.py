@@ -1,7 +1,8 @@
 """AuthService on the wire."""
 # ruff: noqa: N802, ARG002 - gRPC names the methods, and gives each a context
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -18,6 +19,7 @@ from auth.application.people import Fingerprints, Passwords, People
 from auth.application.sessions import Sessions, Signer, Terms, Tokens
 from auth.domain.errors import InvalidFields
 from auth.domain.people import Role, User, registration
+from auth.entrypoints.revocations import RevocationNews
 
 _ROLES = {wire.ROLE_VIEWER: Role.VIEWER, wire.ROLE_EDITOR: Role.EDITOR, wire.ROLE_ADMIN: Role.ADMIN}
 _WIRE_ROLES = {role: number for number, role in _ROLES.items()}
@@ -32,6 +34,7 @@ class Ports:
     sessions: Sessions
     fingerprints: Fingerprints
     signer: Signer
+    news: RevocationNews
     terms: Terms
 
 
@@ -147,6 +150,16 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     ) -> wire.GetJwksResponse:
         """Answer the public keys."""
         return wire.GetJwksResponse(jwks=self._ports.signer.jwks())
+
+    async def WatchRevocations(
+        self,
+        request: wire.WatchRevocationsRequest,
+        context: ServicerContext[wire.WatchRevocationsRequest, wire.WatchRevocationsResponse],
+    ) -> AsyncIterator[wire.WatchRevocationsResponse]:
+        """Tell what is revoked, as it comes."""
+        async with aclosing(self._ports.news.messages()) as messages:
+            async for message in messages:
+                yield message
 
 
 def _uuid(field: str, text: str) -> UUID:

@@ -21,10 +21,11 @@ from chassis.caller import current_caller, set_caller
 from chassis.deadlines import set_deadline
 from chassis.errors import STATUS_DETAILS_KEY, ErrorTable, InvalidRequest, PermissionDenied, Unavailable, status_of
 from chassis.policy import Person, Policy, Rule
+from chassis.revocations import Revocation
 from chassis.rpc.peer import Peers
 from chassis.telemetry import tracing
 from chassis.telemetry.metrics import SERVER, RpcMetrics
-from chassis.tokens import METADATA_KEY, TokenVerifier, set_person
+from chassis.tokens import METADATA_KEY, Claims, TokenVerifier, revoked, set_person
 
 _SLOW_SECONDS = 1.0
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -62,7 +63,10 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
         self._peers = Peers()
         self._handlers: dict[str, Handler] = {}
         self._endless: set[asyncio.Task[Any]] = set()
+        self._streams: dict[asyncio.Task[Any], Claims] = {}
+        self._revoked: set[asyncio.Task[Any]] = set()
         self._draining = False
+        verifier.revocations.listen(self._heard)
 
     async def intercept_service(
         self,
@@ -109,21 +113,44 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
             claims = await self._verifier.verify(metadata.get(METADATA_KEY, ""))
             claims.require(*rule.scopes)
             set_person(claims)
+            if streaming:
+                self._on_behalf_of(claims)
         if left is None:
             task = asyncio.current_task()
             if task is not None:
                 self._endless.add(task)
                 task.add_done_callback(self._endless.discard)
 
+    def _on_behalf_of(self, claims: Claims) -> None:
+        """A stream was admitted by a token, which may be revoked before the stream has ended."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._streams[task] = claims
+            task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[Any]) -> None:
+        self._streams.pop(task, None)
+        self._revoked.discard(task)
+
+    def _heard(self, _revocation: Revocation) -> None:
+        """End the streams of tokens that are good no more."""
+        for task, claims in list(self._streams.items()):
+            if task not in self._revoked and self._verifier.revocations.covers(claims):
+                self._revoked.add(task)
+                task.cancel()
+
+    def ended(self, task: asyncio.Task[Any]) -> Exception | None:
+        """Why we have cancelled a call ourselves."""
+        if task in self._revoked:
+            return revoked()
+        if self._draining:
+            return Unavailable("The service is shutting down.", reason="DRAINING", retry_after=0.1)
+        return None
+
     def problem(self, error: Exception) -> tuple[grpc.StatusCode, str, bytes]:
         """What a failed call answers: code, message, and the serialized `google.rpc.Status`."""
         problem = self._errors.problem(error)
         return _CODES[problem.code], problem.message, status_of(problem).SerializeToString()
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server is on its way out."""
-        return self._draining
 
 
 class _Malformed:
@@ -187,10 +214,11 @@ class _Call:
         if isinstance(error, asyncio.CancelledError):
             self._code = grpc.StatusCode.CANCELLED
             task = asyncio.current_task()
-            if not (self._door.interceptor.draining and task is not None and not self._context.cancelled()):
+            reason = None if task is None or self._context.cancelled() else self._door.interceptor.ended(task)
+            if task is None or reason is None:
                 return
             task.uncancel()
-            error = Unavailable("The service is shutting down.", reason="DRAINING", retry_after=0.1)
+            error = reason
         if not isinstance(error, Exception):
             self._code = grpc.StatusCode.UNKNOWN
             return

@@ -1,8 +1,9 @@
 """Change feeds of clients, each over as many calls to catalog-query as it takes.
 
 A feed may last for days, a call only as long as the transaction token that proves the person: so the call is made anew,
-from the last cursor, whenever the token nears its end, and whenever the service behind it goes away. The client sees a
-pause at most. Auth is asked each time; who has lost their session or their rights loses the feed within a minute.
+from the last cursor, whenever the token nears its end or is revoked, and whenever the service behind it goes away. The
+client sees a pause at most. Auth is asked each time; who has lost their session or their rights loses the feed within a
+second.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import grpc
 import structlog
 from almagest.catalog.v1 import changes_pb2
 from chassis.errors import RemoteProblem, ResourceExhausted, Unauthenticated
+from chassis.revocations import Revocations
 
 from gateway.application.people import MARGIN_SECONDS, People, expiry_of
 from gateway.application.ports import Changes, Person
@@ -33,6 +35,7 @@ _PASSING: Final = frozenset(
     }
 )
 """What may be otherwise in a moment."""
+_RENEWABLE: Final = frozenset({"TOKEN_EXPIRED", "TOKEN_REVOKED"})
 
 _logger = structlog.stdlib.get_logger(__name__)
 
@@ -73,6 +76,11 @@ class Feeds:
         for feed in list(self._running):
             feed.end()
 
+    def recheck(self, revocations: Revocations) -> None:
+        """Something was revoked: let those whom it concerns ask auth anew."""
+        for feed in list(self._running):
+            feed.recheck(revocations)
+
     def entered(self, feed: "Feed") -> None:
         """A feed runs."""
         self._running.add(feed)
@@ -109,6 +117,8 @@ class Feed:
         self._pump: asyncio.Task[None] | None = None
         self._ending = False
         self._begun = False
+        self._person: Person | None = None
+        self._turn: asyncio.Timeout | None = None
 
     async def __aenter__(self) -> Self:
         self._pump = asyncio.create_task(self._run())
@@ -127,6 +137,12 @@ class Feed:
         if self._pump is not None and not self._pump.done():
             self._ending = True
             self._pump.cancel()
+
+    def recheck(self, revocations: Revocations) -> None:
+        """Begin another turn if the token of this one was revoked."""
+        if self._person is not None and self._turn is not None and revocations.covers(self._person):
+            self._person = None
+            self._turn.reschedule(asyncio.get_running_loop().time())
 
     def __aiter__(self) -> Self:
         return self
@@ -163,8 +179,9 @@ class Feed:
             turn = asyncio.timeout(None)
             try:
                 person = await self._people.person(self._access_token)
-                turn = asyncio.timeout(self._turn(person))
+                turn = asyncio.timeout(self._seconds(person))
                 async with turn:
+                    self._person, self._turn = person, turn
                     async with aclosing(self._changes.subscribe(self._request, person)) as pieces:
                         async for piece in pieces:
                             await self._coming.put(piece)
@@ -181,14 +198,17 @@ class Feed:
                 if not self._begun:
                     raise
             except RemoteProblem as problem:
-                # A token that ended early, by a clock that is ahead of ours, is renewed like any other.
-                if not self._begun or not (problem.code in _PASSING or problem.problem.reason == "TOKEN_EXPIRED"):
+                # A token that ended early, by a clock that is ahead of ours, is renewed like any other; so is one that
+                # the service heard to be revoked before we did.
+                if not self._begun or not (problem.code in _PASSING or problem.problem.reason in _RENEWABLE):
                     raise
                 _logger.info("a change feed is taken up again", problem_reason=problem.problem.reason)
+            finally:
+                self._turn = None
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _turn(self, person: Person) -> float:
+    def _seconds(self, person: Person) -> float:
         """For how many seconds a call may go on for a person: until their token nears its end, or their access ends.
 
         Raises:

@@ -18,11 +18,14 @@ from typing import Any
 import orjson
 from almagest.auth.v1 import auth_pb2
 from chassis.deadlines import set_deadline, timeout_for
+from chassis.revocations import Revocation, Revocations
 
 from gateway.application.ports import Auth, Person
 
 MARGIN_SECONDS = 10.0
 EXCHANGE_SECONDS = 5.0
+_BEHIND_SECONDS = 0.25
+_TRIES_BEHIND = 4
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _LONGEST = 4096
 
@@ -32,12 +35,14 @@ class InvalidAccessToken(Exception):
 
 
 class People:
-    """Remembers at most `capacity` persons by access token, the last used ones. Exchanges of one token that would run
-    side by side are one.
+    """Remembers at most `capacity` persons by access token, the last used ones, until their tokens are revoked.
+    Exchanges of one token that would run side by side are one.
     """
 
-    def __init__(self, auth: Auth, *, capacity: int = 10_000) -> None:
+    def __init__(self, auth: Auth, *, capacity: int = 10_000, revocations: Revocations | None = None) -> None:
         self._auth = auth
+        self._revocations = revocations or Revocations()
+        self._revocations.listen(self._heard)
         self._capacity = capacity
         self._known: OrderedDict[str, tuple[Person, float]] = OrderedDict()
         self._running: dict[str, asyncio.Task[Person]] = {}
@@ -83,12 +88,22 @@ class People:
             # Looked at, so that an exchange nobody waits for any more does not complain.
             task.exception()
 
+    def _heard(self, _revocation: Revocation) -> None:
+        for access_token, (person, _) in list(self._known.items()):
+            if self._revocations.covers(person):
+                del self._known[access_token]
+
     async def _exchange(self, access_token: str) -> Person:
         set_deadline(EXCHANGE_SECONDS)
-        answer = await self._auth.exchange(access_token)
-        person = _person(answer)
+        person = _person(await self._auth.exchange(access_token))
+        for _ in range(_TRIES_BEHIND):
+            if not self._revocations.covers(person):
+                break
+            # We have heard of a change before the replica that answered has: it will have in a moment.
+            await asyncio.sleep(_BEHIND_SECONDS)
+            person = _person(await self._auth.exchange(access_token))
         lifetime = person.expires_at - time.time()
-        if lifetime > 0:
+        if lifetime > 0 and not self._revocations.covers(person):
             until = person.expires_at - min(MARGIN_SECONDS, lifetime / 3)
             self._known[access_token] = (person, until)
             while len(self._known) > self._capacity:
@@ -114,7 +129,14 @@ def _claims(token: str) -> Any:
 def _person(answer: auth_pb2.ExchangeTokenResponse) -> Person:
     """The subject is read without a check of the signature: it came from auth itself, and the services check it."""
     try:
-        subject = str(_claims(answer.transaction_token)["sub"])
-    except (IndexError, KeyError, TypeError, ValueError, binascii.Error) as error:
+        claims = _claims(answer.transaction_token)
+        return Person(
+            str(claims["sub"]),
+            answer.transaction_token,
+            answer.expires_at.ToNanoseconds() / 1e9,
+            session_id=str(claims.get("sid", "")),
+            access_key_id=str(claims.get("key", "")),
+            generation=int(claims.get("gen", 0)),
+        )
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         raise RuntimeError("auth answered what is no transaction token") from error
-    return Person(subject, answer.transaction_token, answer.expires_at.ToNanoseconds() / 1e9)

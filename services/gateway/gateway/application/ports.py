@@ -20,12 +20,15 @@ from almagest.jobs.v1 import jobs_pb2
 class Person:
     """Who asks, proven by a transaction token that the services verify for themselves.
 
-    `expires_at` is in seconds since the epoch.
+    `expires_at` is in seconds since the epoch. The last three say by what the token may be revoked.
     """
 
     subject: str
     token: str
     expires_at: float
+    session_id: str = ""
+    access_key_id: str = ""
+    generation: int = 0
 
     def __repr__(self) -> str:
         return f"Person({self.subject})"

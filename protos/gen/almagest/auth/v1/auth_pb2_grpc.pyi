@@ -49,6 +49,10 @@ class AuthServiceStub:
     """DelegateToken gives the worker a transaction token for the person who submitted a job, as long as that person may still do it."""
     GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.GetJwksResponse]
     """GetJwks answers the public signing keys (RFC 7517)."""
+    WatchRevocations: _grpc.UnaryStreamMultiCallable[_auth_pb2.WatchRevocationsRequest, _auth_pb2.WatchRevocationsResponse]
+    """WatchRevocations tells what tokens are not good any more: first all that is in force, then news at once, and
+    something at least each second.
+    """
 
 @_typing.type_check_only
 class AuthServiceAsyncStub(AuthServiceStub):
@@ -71,6 +75,10 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """DelegateToken gives the worker a transaction token for the person who submitted a job, as long as that person may still do it."""
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.GetJwksResponse]  # type: ignore[assignment]
     """GetJwks answers the public signing keys (RFC 7517)."""
+    WatchRevocations: _aio.UnaryStreamMultiCallable[_auth_pb2.WatchRevocationsRequest, _auth_pb2.WatchRevocationsResponse]  # type: ignore[assignment]
+    """WatchRevocations tells what tokens are not good any more: first all that is in force, then news at once, and
+    something at least each second.
+    """
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     """AuthService knows the people and vouches for them."""
@@ -138,5 +146,15 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.GetJwksResponse, _abc.Awaitable[_auth_pb2.GetJwksResponse]]:
         """GetJwks answers the public signing keys (RFC 7517)."""
+
+    @_abc_1.abstractmethod
+    def WatchRevocations(
+        self,
+        request: _auth_pb2.WatchRevocationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_auth_pb2.WatchRevocationsResponse], _abc.AsyncIterator[_auth_pb2.WatchRevocationsResponse]]:
+        """WatchRevocations tells what tokens are not good any more: first all that is in force, then news at once, and
+        something at least each second.
+        """
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
