@@ -12,10 +12,9 @@ from chassis.deadlines import timeout_for
 from chassis.errors import RemoteProblem
 from chassis.rpc.channel import Channel
 
-from gateway.adapters.auth import on_behalf_of
+from gateway.adapters.calls import LIMIT_SECONDS, ask
 from gateway.application.ports import CatalogQuery, Person
 
-LIMIT_SECONDS = 30.0
 _SERVICE = "/almagest.catalog.v1.CatalogQueryService/"
 _PAST = "/almagest.catalog.v1.CatalogPastService/"
 RETRYABLE = frozenset(
@@ -65,52 +64,50 @@ class GrpcCatalogQuery(CatalogQuery):
     async def list_products(  # noqa: D102
         self, request: query_pb2.ListProductsRequest, person: Person
     ) -> query_pb2.ListProductsResponse:
-        return await self._stub.ListProducts(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+        return await ask(self._stub.ListProducts, request, person)
 
     async def search_products(  # noqa: D102
         self, request: query_pb2.SearchProductsRequest, person: Person
     ) -> query_pb2.SearchProductsResponse:
-        return await self._stub.SearchProducts(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+        return await ask(self._stub.SearchProducts, request, person)
 
     async def history(  # noqa: D102
         self, request: query_pb2.GetProductHistoryRequest, person: Person
     ) -> query_pb2.GetProductHistoryResponse:
-        return await self._stub.GetProductHistory(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+        return await ask(self._stub.GetProductHistory, request, person)
 
     async def product_as_of(  # noqa: D102
         self, request: past_pb2.GetProductAsOfRequest, person: Person
     ) -> past_pb2.GetProductAsOfResponse:
-        return await self._past.GetProductAsOf(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+        return await ask(self._past.GetProductAsOf, request, person)
 
     async def list_as_of(  # noqa: D102
         self, request: past_pb2.ListProductsAsOfRequest, person: Person
     ) -> past_pb2.ListProductsAsOfResponse:
-        return await self._past.ListProductsAsOf(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+        return await ask(self._past.ListProductsAsOf, request, person)
 
     async def search_as_of(  # noqa: D102
         self, request: past_pb2.SearchProductsAsOfRequest, person: Person
     ) -> past_pb2.SearchProductsAsOfResponse:
-        return await self._past.SearchProductsAsOf(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+        return await ask(self._past.SearchProductsAsOf, request, person)
 
     async def diff(  # noqa: D102
         self, request: past_pb2.DiffProductRequest, person: Person
     ) -> past_pb2.DiffProductResponse:
-        return await self._past.DiffProduct(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+        return await ask(self._past.DiffProduct, request, person)
 
     async def explain(  # noqa: D102
         self, request: past_pb2.ExplainFieldRequest, person: Person
     ) -> past_pb2.ExplainFieldResponse:
-        return await self._past.ExplainField(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+        return await ask(self._past.ExplainField, request, person)
 
     async def schedules(  # noqa: D102
         self, request: schedules_pb2.ListSchedulesRequest, person: Person
     ) -> schedules_pb2.ListSchedulesResponse:
-        return await self._plans.ListSchedules(request, metadata=on_behalf_of(person), timeout=LIMIT_SECONDS)
+        return await ask(self._plans.ListSchedules, request, person)
 
     async def projections(self, person: Person) -> query_pb2.GetProjectionStatusResponse:  # noqa: D102
-        return await self._stub.GetProjectionStatus(
-            query_pb2.GetProjectionStatusRequest(), metadata=on_behalf_of(person), timeout=LIMIT_SECONDS
-        )
+        return await ask(self._stub.GetProjectionStatus, query_pb2.GetProjectionStatusRequest(), person)
 
     async def close(self) -> None:
         """Refuse what waits."""

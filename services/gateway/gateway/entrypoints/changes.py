@@ -17,7 +17,7 @@ from gateway.encoding import encode
 from gateway.entrypoints.dependencies import Asker, Backends
 from gateway.entrypoints.documentation import ASKED, problems, success
 from gateway.entrypoints.events import EventStream
-from gateway.representations import CatalogChange, catalog_change
+from gateway.representations.changes import CatalogChange, catalog_change
 from gateway.requests import ListChanges
 
 NDJSON: Final = "application/x-ndjson"

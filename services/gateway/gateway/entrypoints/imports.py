@@ -12,7 +12,7 @@ from gateway.entrypoints.dependencies import REPLAYED, Asker, Backends, Idempote
 from gateway.entrypoints.documentation import ASKED, IDEMPOTENCY, LOCATION, WITH_BODY, WRITE, problems, success
 from gateway.entrypoints.writes import a_write
 from gateway.problems import Refused
-from gateway.representations import FORMATS, Job, job
+from gateway.representations.jobs import FORMATS, Job, job
 from gateway.requests import Import
 
 router = APIRouter(tags=["imports"])

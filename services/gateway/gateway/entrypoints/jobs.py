@@ -12,7 +12,7 @@ from gateway.entrypoints.dependencies import Asker, Backends, IdempotencyKey, js
 from gateway.entrypoints.documentation import ASKED, LINK, WRITE, problems, success
 from gateway.entrypoints.events import EventStream
 from gateway.entrypoints.writes import a_write
-from gateway.representations import STATES, Job, JobPage, RefusedPage, job, refused_row
+from gateway.representations.jobs import STATES, Job, JobPage, RefusedPage, job, refused_row
 from gateway.requests import ListJobs, ListRefused
 
 router = APIRouter(tags=["jobs"])

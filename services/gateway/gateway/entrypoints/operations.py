@@ -16,7 +16,7 @@ from gateway.entrypoints.dependencies import json_response, matches
 from gateway.entrypoints.documentation import problems, success
 from gateway.entrypoints.openapi import for_swagger_ui
 from gateway.problems import Refused
-from gateway.representations import Health, Ready
+from gateway.representations.operations import Health, Ready
 
 router = APIRouter(tags=["operations"])
 

@@ -7,7 +7,7 @@ from almagest.catalog.v1 import projections_pb2
 from pydantic import Field
 
 from gateway import types
-from gateway.representations import Shape, at
+from gateway.representations.shapes import Shape, at
 from gateway.requests import Body
 
 

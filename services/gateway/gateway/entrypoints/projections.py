@@ -10,7 +10,7 @@ from gateway.entrypoints.bodies import JsonBody
 from gateway.entrypoints.dependencies import Asker, Backends, IdempotencyKey, json_response, next_link, uuid_of
 from gateway.entrypoints.documentation import ASKED, LINK, WITH_BODY, WRITE, body, problems, success
 from gateway.entrypoints.writes import a_write
-from gateway.representations import Projections, Projector
+from gateway.representations.operations import Projections, Projector
 from gateway.requests import Page
 
 router = APIRouter(tags=["projections"])

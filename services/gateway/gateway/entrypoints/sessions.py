@@ -7,7 +7,7 @@ from starlette.responses import Response
 from gateway.entrypoints.bodies import JsonBody
 from gateway.entrypoints.dependencies import Backends, json_response
 from gateway.entrypoints.documentation import WITH_BODY, body, problems, success
-from gateway.representations import Session, Tokens, User
+from gateway.representations.people import Session, Tokens, User
 from gateway.requests import LogIn, RefreshToken
 
 router = APIRouter(tags=["sessions"])

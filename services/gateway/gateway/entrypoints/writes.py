@@ -20,7 +20,7 @@ from gateway.entrypoints.dependencies import (
     product_id_of,
     still_running,
 )
-from gateway.representations import changed
+from gateway.representations.products import changed
 from gateway.requests import CarAttributes, GeneralAttributes, Money, TruckAttributes, VehicleAttributes
 
 

@@ -22,7 +22,7 @@ from gateway.entrypoints.documentation import (
 )
 from gateway.entrypoints.times import timestamp_of
 from gateway.entrypoints.writes import description, execute, money, set_price
-from gateway.representations import Changed
+from gateway.representations.products import Changed
 from gateway.requests import Because, CorrectPrice, Create, Describe, Discontinue, Restore, SetPrice
 
 router = APIRouter(tags=["products"])

@@ -23,7 +23,8 @@ from gateway.entrypoints.dependencies import (
 )
 from gateway.entrypoints.documentation import ASKED, LINK, READ_HEADERS, WITH_BODY, body, problems, success
 from gateway.entrypoints.products.moments import HEADERS, headers_of, moment_of
-from gateway.representations import Batch, ProductPage, item_problem
+from gateway.representations.products import Batch, ProductPage
+from gateway.representations.shapes import item_problem
 from gateway.requests import BatchGet, ListProducts, ListVehicles, Moment, SearchProducts
 
 router = APIRouter(tags=["products"])

@@ -11,7 +11,7 @@ from almagest.eventstore.v1 import event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.problems import bad_request
-from gateway.representations import at
+from gateway.representations.shapes import at
 from gateway.requests import Moment
 
 _POSITION = re.compile(r"([0-9]{1,9}):([0-9]{1,19})")

@@ -32,7 +32,7 @@ from gateway.entrypoints.dependencies import (
 from gateway.entrypoints.documentation import ASKED, ETAG, HELD, READ_HEADERS, problems, success
 from gateway.entrypoints.products.moments import HEADERS, etag_of, headers_of, moment_of
 from gateway.problems import Refused
-from gateway.representations import ProductDocument
+from gateway.representations.products import ProductDocument
 from gateway.requests import Moment
 
 router = APIRouter(tags=["products"])

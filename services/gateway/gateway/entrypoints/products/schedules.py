@@ -37,7 +37,8 @@ from gateway.entrypoints.documentation import (
 )
 from gateway.entrypoints.times import timestamp_of
 from gateway.entrypoints.writes import carry_out, execute, money, sku_of
-from gateway.representations import SCHEDULE_STATES, Changed, Scheduled, SchedulePage, changed, schedule
+from gateway.representations.products import Changed, changed
+from gateway.representations.schedules import SCHEDULE_STATES, Scheduled, SchedulePage, schedule
 from gateway.requests import ListSchedules, NewSchedule, SchedulePrice
 
 router = APIRouter(tags=["schedules"])
