@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,6 +12,7 @@ import structlog
 from almagest.jobs.v1 import jobs_pb2_grpc
 from chassis.database.pool import Database
 from chassis.ids import uuid7
+from chassis.outbound import Outbound, OutboundPolicy, OutboundRefused
 from chassis.process import Assembly, Chassis
 from chassis.redis import connect
 from chassis.telemetry.tracing import inject, unrecorded
@@ -28,9 +30,11 @@ from worker.adapters.schedules import GrpcPlans
 from worker.application.attempts import Attempt
 from worker.application.batches import BatchLimits
 from worker.application.execution import Execution, Origin
+from worker.application.fetching import FetchRun
 from worker.application.imports import ImportRun, Surroundings
 from worker.application.schedules import ActivateSchedules
 from worker.application.submit import Imports, UploadLimits
+from worker.domain.errors import SourceRefused
 from worker.domain.job import Format, Progress
 from worker.entrypoints import metrics
 from worker.entrypoints.errors import error_table
@@ -69,7 +73,12 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             rows=settings.batch_rows, bytes=settings.batch_bytes, record_bytes=settings.import_record_bytes
         )
 
+        outbound = outbound_of(settings)
+
         async def work(attempt: Attempt) -> None:
+            fetch = FetchRun(attempt, store=files, ledger=jobs, outbound=outbound, announce=signals.announce)
+            if not attempt.job.fetched and not await fetch.run():
+                return
             job = attempt.job
             tokens = auth.tokens(user_id=job.submitted_by, job_id=job.job_id)
             run = ImportRun(
@@ -115,6 +124,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             ),
             ring=signals.ring,
             new_id=uuid7,
+            check_source=lambda url: check_source(outbound.policy, url),
         )
         servicer = JobsServicer(
             jobs=jobs,
@@ -147,6 +157,38 @@ def _clockwork(
         call_seconds=settings.call_seconds,
     )
     return (Clockwork(activate, poll=settings.schedule_poll_seconds).run,)
+
+
+def outbound_of(settings: Settings) -> Outbound:
+    """What fetches files, from where the settings allow."""
+    policy = OutboundPolicy(
+        hosts=tuple(host.lower() for host in settings.import_hosts),
+        networks=settings.import_networks,
+        ports=frozenset(settings.import_ports),
+        plaintext=settings.import_plaintext,
+        seconds=settings.import_fetch_seconds,
+        idle_seconds=settings.import_fetch_idle_seconds,
+        maximum_bytes=settings.import_file_bytes,
+    )
+    authorities = settings.import_ca_file
+    return Outbound(policy, tls=None if authorities is None else ssl.create_default_context(cafile=str(authorities)))
+
+
+def check_source(policy: OutboundPolicy, url: str) -> None:
+    """See that a file may be fetched from a URL.
+
+    Raises:
+        SourceRefused: It may not; the message says what can be done about it.
+    """
+    if not policy.hosts:
+        raise SourceRefused(
+            "Files are not fetched here. Send the file itself, or ask an operator to allow its host"
+            " (ALMAGEST_IMPORT_HOSTS of the worker)."
+        )
+    try:
+        policy.check(url)
+    except OutboundRefused as error:
+        raise SourceRefused(error.message) from None
 
 
 def origin(reason: str) -> Origin:

@@ -1,5 +1,8 @@
 """What the worker is told by its environment."""
 
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
 from chassis.settings import DatabaseSettings
 from pydantic import Field
 
@@ -31,6 +34,23 @@ class Settings(DatabaseSettings):
     """How long an upload may stand still."""
     file_retention_seconds: float = Field(default=86_400.0, ge=0)
     """How long the file of a job that has ended is kept."""
+
+    import_hosts: tuple[str, ...] = ()
+    """Hosts, as a JSON list such as `["files.example.com", "*.cdn.example.com"]`, from which imports may be fetched by
+    URL; none: no import is."""
+    import_ports: tuple[int, ...] = (443,)
+    """The ports of those hosts."""
+    import_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks, as a JSON list, that those hosts may be in although they are not public. Clouds tell machines their
+    secrets at such addresses: keep this narrow."""
+    import_plaintext: bool = False
+    """Whether files are fetched by `http`, too."""
+    import_ca_file: Path | None = None
+    """Authorities that are believed of those hosts, in PEM; unset: those of the machine."""
+    import_fetch_seconds: float = Field(default=3600.0, gt=0)
+    """How long fetching a file may take."""
+    import_fetch_idle_seconds: float = Field(default=15.0, gt=0, le=60)
+    """How long a fetch may stand still."""
 
     batch_rows: int = Field(default=250, ge=1, le=256)
     """The most rows in one call of catalog-command, which has a limit of its own."""

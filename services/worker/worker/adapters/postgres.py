@@ -33,13 +33,14 @@ _COLUMNS = """job_id, type, name, state, submitted_by, command_id, fingerprint, 
 reason,
     bytes_total, bytes_done, lines_done, rows_created, rows_changed, rows_unchanged, rows_refused, consistency_tokens,
     error,
-    cancel_requested, attempts, stalls, created_at, started_at, ended_at, revision"""
+    cancel_requested, attempts, stalls, created_at, started_at, ended_at, revision, source_url, fetched,
+    bytes_fetched"""
 
 _SUBMIT = f"""
     INSERT INTO jobs (job_id, type, name, state, submitted_by, command_id, fingerprint, traceparent, format, on_error,
     dry_run, reason,
-        bytes_total)
-    VALUES ($1, '{IMPORT}', $2, 'queued', $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        bytes_total, source_url, fetched)
+    VALUES ($1, '{IMPORT}', $2, 'queued', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12 = '')
     ON CONFLICT (submitted_by, command_id) DO NOTHING
     RETURNING {_COLUMNS}
 """  # noqa: S608 - made of constants
@@ -134,7 +135,7 @@ class PostgresJobs:
         self._database = database
 
     async def submit(self, new: NewJob) -> Job | None:
-        """Make the job of a file that has come; None when its command id is taken.
+        """Make the job of a file that has come, or is to be fetched; None when its command id is taken.
 
         Raises:
             UploadForgotten: The sweep has given the upload up.
@@ -153,10 +154,11 @@ class PostgresJobs:
                 new.options.dry_run,
                 new.options.reason,
                 new.bytes_total,
+                new.source_url,
             )
             if row is None:
                 return None
-            if await connection.execute(_COMPLETE, new.job_id) != "UPDATE 1":
+            if not new.source_url and await connection.execute(_COMPLETE, new.job_id) != "UPDATE 1":
                 raise UploadForgotten
         return _job(row)
 
@@ -311,6 +313,7 @@ def _job(row: asyncpg.Record) -> Job:
             rows_changed=row["rows_changed"],
             rows_unchanged=row["rows_unchanged"],
             rows_refused=row["rows_refused"],
+            bytes_fetched=row["bytes_fetched"],
         ),
         submitted_by=row["submitted_by"],
         command_id=row["command_id"],
@@ -325,6 +328,8 @@ def _job(row: asyncpg.Record) -> Job:
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         revision=row["revision"],
+        source_url=row["source_url"],
+        fetched=row["fetched"],
     )
 
 

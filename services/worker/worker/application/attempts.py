@@ -11,9 +11,17 @@ import enum
 import random
 import time
 import uuid
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+from chassis.errors import ChassisError
 
 from worker.domain.errors import LeaseLost
 from worker.domain.job import Job
+
+_Result = TypeVar("_Result")
+_logger = structlog.stdlib.get_logger(__name__)
 
 
 class Interruption(enum.Enum):
@@ -110,3 +118,18 @@ def backoff(tries: int, *, base: float = 0.1, cap: float = 5.0) -> float:
     not come back together.
     """
     return random.uniform(0, min(cap, base * 2 ** min(tries, 20)))  # noqa: S311 - spreads load, guards nothing
+
+
+async def persistently(attempt: Attempt, step: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Take a step on the database, again and again while it cannot be reached and the job is ours. Each step may be
+    taken twice.
+    """
+    failures = 0
+    while True:
+        attempt.remaining()
+        try:
+            return await step()
+        except ChassisError as error:
+            failures += 1
+            _logger.warning("the database does not answer", problem_reason=error.reason, job_id=str(attempt.job.job_id))
+        await attempt.pause(backoff(failures))

@@ -22,18 +22,16 @@ import asyncio
 import dataclasses
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import grpc
-import structlog
 from almagest.catalog.v1 import command_pb2
 from almagest.rpc.v1 import problem_pb2
-from chassis.errors import ChassisError
 
-from worker.application.attempts import Attempt, Interrupted, Interruption, backoff
+from worker.application.attempts import Attempt, Interrupted, Interruption, persistently
 from worker.application.batches import Batch, BatchLimits, batches, read_header
 from worker.application.consistency import LatestTokens
 from worker.application.execution import Execution, JobImpossible, Origin
@@ -41,10 +39,7 @@ from worker.application.report import refused_row
 from worker.application.rows import FileRefused, ImportRow, RowReader
 from worker.domain.job import Ending, JobState, OnError, Problem, Progress, RefusedRow
 
-_logger = structlog.stdlib.get_logger(__name__)
-
 Outcome = command_pb2.Executed | problem_pb2.Problem
-_Result = TypeVar("_Result")
 
 
 class Files(Protocol):
@@ -140,7 +135,13 @@ class ImportRun:
 
     async def _chunks(self, offset: int) -> AsyncIterator[bytes]:
         number, skip = divmod(offset, self._with.files.chunk_bytes)
-        while (data := await self._persistently(lambda: self._with.files.chunk(self._job.job_id, number))) is not None:  # noqa: B023 - awaited at once
+        while True:
+            data = await persistently(
+                self._attempt,
+                lambda: self._with.files.chunk(self._job.job_id, number),  # noqa: B023 - awaited at once
+            )
+            if data is None:
+                return
             yield data[skip:] if skip else data
             number, skip = number + 1, 0
 
@@ -269,29 +270,14 @@ class ImportRun:
 
     async def _write(self, refused: Sequence[RefusedRow] = (), *, ending: Ending | None = None) -> None:
         job_id, number = self._attempt.key
-        if await self._persistently(
+        if await persistently(
+            self._attempt,
             lambda: self._with.ledger.advance(
                 job_id, number, self._progress, refused=refused, tokens=self._tokens.all(), ending=ending
-            )
+            ),
         ):
             self._attempt.interrupt(Interruption.CANCEL)
         self._with.announce(job_id)
-
-    async def _persistently(self, step: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Take a step on the database, again and again while it cannot be reached and the job is ours. Each step may
-        be taken twice.
-        """
-        failures = 0
-        while True:
-            self._attempt.remaining()
-            try:
-                return await step()
-            except ChassisError as error:
-                failures += 1
-                _logger.warning(
-                    "the database does not answer", problem_reason=error.reason, job_id=str(self._job.job_id)
-                )
-            await self._attempt.pause(backoff(failures))
 
     def _heed(self) -> None:
         if self._attempt.interruption is not None:

@@ -59,6 +59,7 @@ class NewImport:
     size: int | None
     submitted_by: str
     traceparent: str
+    source_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,14 @@ class Imports:
         limits: UploadLimits,
         ring: Callable[[uuid.UUID], None],
         new_id: Callable[[], uuid.UUID],
+        check_source: Callable[[str], None],
     ) -> None:
         self._jobs = jobs
         self._files = files
         self._limits = limits
         self._ring = ring
         self._new_id = new_id
+        self._check_source = check_source
         self._cleaning: set[asyncio.Task[None]] = set()
 
     async def submit(self, new: NewImport, pieces: AsyncIterator[bytes]) -> Job:
@@ -112,26 +115,54 @@ class Imports:
             async for chunk in upload.chunks():
                 await self._files.store(job_id, number, chunk)
                 number += 1
-            job = await self._jobs.submit(
-                NewJob(
-                    job_id=job_id,
-                    name=new.name,
-                    options=new.options,
-                    submitted_by=new.submitted_by,
-                    command_id=new.command_id,
-                    fingerprint=upload.fingerprint(),
-                    traceparent=new.traceparent,
-                    bytes_total=upload.received,
-                )
-            )
+            job = await self._made(new, job_id, upload)
         except BaseException:
             await self._discard(job_id)
             raise
         if job is not None:
-            self._ring(job_id)
             return job
         # The same command came twice at once, and the other one was faster.
         await self._discard(job_id)
+        return await self._faster(new, job_id, upload)
+
+    async def submit_from(self, new: NewImport, pieces: AsyncIterator[bytes]) -> Job:
+        """Make the job of a file that is still to be fetched. The same command again gets the original job.
+
+        Raises:
+            SourceRefused: It is not fetched from there.
+            SizeMismatch: Bytes came all the same.
+            CommandIdReused: The command id belongs to another import.
+        """
+        upload = _Upload(new, pieces, self._limits)
+        async for piece in upload.timely():
+            raise SizeMismatch(announced=0, received=len(piece))
+        original = await self._jobs.find_by_command(new.submitted_by, new.command_id)
+        if original is not None:
+            return _same(original, upload.fingerprint())
+        self._check_source(new.source_url)
+        job_id = self._new_id()
+        return await self._made(new, job_id, upload) or await self._faster(new, job_id, upload)
+
+    async def _made(self, new: NewImport, job_id: uuid.UUID, upload: "_Upload") -> Job | None:
+        job = await self._jobs.submit(
+            NewJob(
+                job_id=job_id,
+                name=new.name,
+                options=new.options,
+                submitted_by=new.submitted_by,
+                command_id=new.command_id,
+                fingerprint=upload.fingerprint(),
+                traceparent=new.traceparent,
+                bytes_total=upload.received,
+                source_url=new.source_url,
+            )
+        )
+        if job is not None:
+            self._ring(job_id)
+        return job
+
+    async def _faster(self, new: NewImport, job_id: uuid.UUID, upload: "_Upload") -> Job:
+        """The job of the same command that was made while this one was about to be."""
         original = await self._jobs.find_by_command(new.submitted_by, new.command_id)
         if original is None:
             raise JobNotFound(str(job_id))
@@ -158,7 +189,9 @@ class _Upload:
         self._pieces = pieces
         self._limits = limits
         self._digest = hashlib.sha256()
-        for part in (new.name, new.options.format, new.options.on_error, new.options.dry_run, new.options.reason):
+        options = new.options
+        parts = [new.name, options.format, options.on_error, options.dry_run, options.reason]
+        for part in [*parts, new.source_url] if new.source_url else parts:
             encoded = str(part).encode()
             self._digest.update(len(encoded).to_bytes(8, "big") + encoded)
         self.received = 0
@@ -170,7 +203,7 @@ class _Upload:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The file in chunks of one size, the last one shorter."""
         held = bytearray()
-        async for piece in self._timely():
+        async for piece in self.timely():
             self.received += len(piece)
             if self.received > self._limits.file_bytes:
                 raise FileTooLarge(self._limits.file_bytes)
@@ -188,7 +221,8 @@ class _Upload:
         if held:
             yield bytes(held)
 
-    async def _timely(self) -> AsyncIterator[bytes]:
+    async def timely(self) -> AsyncIterator[bytes]:
+        """The file in the pieces that come."""
         while True:
             try:
                 async with asyncio.timeout(self._limits.idle_seconds):

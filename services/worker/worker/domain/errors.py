@@ -62,6 +62,10 @@ class UploadForgotten(WorkerError):
         super().__init__("The upload stood still for so long that it was given up. Send it again.")
 
 
+class SourceRefused(WorkerError):
+    """The URL that the file is to be fetched from is not one that is asked for here."""
+
+
 class LeaseLost(WorkerError):
     """Another worker has the job by now, or it has ended; whatever this worker still does about it must not count."""
 

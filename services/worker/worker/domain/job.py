@@ -82,7 +82,7 @@ class Progress:
     """How far an import is.
 
     `bytes_done` and `lines_done` are also the place where another attempt goes on: everything before them has taken
-    effect and is counted.
+    effect and is counted. `bytes_total` is not known while a file is being fetched.
     """
 
     bytes_total: int
@@ -92,6 +92,7 @@ class Progress:
     rows_changed: int = 0
     rows_unchanged: int = 0
     rows_refused: int = 0
+    bytes_fetched: int = 0
 
     @property
     def rows_done(self) -> int:
@@ -122,6 +123,8 @@ class Job:
     started_at: datetime | None
     ended_at: datetime | None
     revision: int
+    source_url: str = ""
+    fetched: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,7 @@ class NewJob:
     fingerprint: bytes
     traceparent: str
     bytes_total: int
+    source_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)

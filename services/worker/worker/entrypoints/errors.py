@@ -31,6 +31,7 @@ def error_table() -> ErrorTable:
                 metadata=lambda error: {"announced": str(error.announced), "received": str(error.received)},
             ),
             errors.UploadStalled: ErrorRow(StatusCode.DEADLINE_EXCEEDED, "UPLOAD_STALLED"),
+            errors.SourceRefused: ErrorRow(StatusCode.INVALID_ARGUMENT, "SOURCE_REFUSED"),
             errors.UploadForgotten: ErrorRow(StatusCode.ABORTED, "UPLOAD_FORGOTTEN"),
         }
     )

@@ -49,7 +49,8 @@ class JobsServicer(jobs_pb2_grpc.JobsServiceServicer):
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidRequest([("header", "must be the first message")])
         new = new_import(first.header, submitted_by=current_person().subject, traceparent=inject())
-        job = await self._imports.submit(new, _pieces(requests, context))
+        submit = self._imports.submit_from if new.source_url else self._imports.submit
+        job = await submit(new, _pieces(requests, context))
         return jobs_pb2.SubmitImportResponse(job=job_message(job))
 
     async def GetJob(self, request: jobs_pb2.GetJobRequest, context: Any) -> jobs_pb2.GetJobResponse:  # noqa: ARG002, N802

@@ -57,6 +57,8 @@ def new_import(header: jobs_pb2.ImportHeader, *, submitted_by: str, traceparent:
         wrong.append(
             ("header.options.reason", f"must have at most {MAXIMUM_REASON} characters, none of them control characters")
         )
+    if header.source_url and header.HasField("size_bytes"):
+        wrong.append(("header.size_bytes", "is not for a file that is fetched"))
     if wrong or command_id is None:
         raise InvalidRequest(wrong)
     return NewImport(
@@ -71,6 +73,7 @@ def new_import(header: jobs_pb2.ImportHeader, *, submitted_by: str, traceparent:
         size=header.size_bytes if header.HasField("size_bytes") else None,
         submitted_by=submitted_by,
         traceparent=traceparent,
+        source_url=header.source_url,
     )
 
 
@@ -149,6 +152,7 @@ def job_message(job: Job) -> jobs_pb2.Job:
             rows_changed=progress.rows_changed,
             rows_unchanged=progress.rows_unchanged,
             rows_refused=progress.rows_refused,
+            bytes_fetched=progress.bytes_fetched,
         ),
         options=jobs_pb2.ImportOptions(
             format=_FORMAT_NUMBERS[job.options.format],
@@ -166,6 +170,7 @@ def job_message(job: Job) -> jobs_pb2.Job:
         consistency_tokens=job.consistency_tokens,
         trace_id="" if span is None else f"{span.trace_id:032x}",
         revision=job.revision,
+        source_url=job.source_url.partition("?")[0],
     )
 
 
