@@ -4,9 +4,9 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from almagest.auth.v1 import auth_pb2, auth_pb2_grpc
+from almagest.auth.v1 import access_keys_pb2, access_keys_pb2_grpc, auth_pb2, auth_pb2_grpc
 from chassis.database.engine import create_engine
 from chassis.identity.spiffe import SpiffeId
 from chassis.ids import uuid7
@@ -14,15 +14,19 @@ from chassis.process import Assembly, Chassis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from auth.adapters.access_keys import PostgresAccessKeys
 from auth.adapters.argon2 import Argon2Passwords
-from auth.adapters.jose import KeyForge, KeyRing
+from auth.adapters.jose import KeyForge, KeyRing, fresh_pair
 from auth.adapters.postgres import PostgresPeople, PostgresSessions, PostgresSigningKeys
 from auth.adapters.revocations import PostgresRevocations
 from auth.adapters.sealing import KeyEncryptionKey, KeyEncryptionKeyError
 from auth.adapters.sharding import Shards, sharded_sessions
+from auth.application import access_keys
 from auth.application.keys import ensure_keys
 from auth.application.sessions import Terms
+from auth.domain import access_keys as access_key_rules
 from auth.domain.sessions import SECRET_BYTES
+from auth.entrypoints.access_keys import AccessKeyServicer
 from auth.entrypoints.errors import ERRORS
 from auth.entrypoints.policy import POLICY
 from auth.entrypoints.revocations import RevocationNews
@@ -30,6 +34,7 @@ from auth.entrypoints.servicer import AuthServicer, Ports
 from auth.settings import Settings
 
 _SERVICE = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
+_ACCESS_KEYS = access_keys_pb2.DESCRIPTOR.services_by_name["AccessKeyService"].full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Parts:
     people: PostgresPeople
     sessions: PostgresSessions
     signing_keys: PostgresSigningKeys
+    access_keys: PostgresAccessKeys
     revocations: PostgresRevocations
     passwords: Argon2Passwords
     key_encryption_key: KeyEncryptionKey
@@ -84,11 +90,28 @@ async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
             people=PostgresPeople(sessions, fresh_id=uuid7),
             sessions=PostgresSessions(sessions, revocations),
             signing_keys=PostgresSigningKeys(sessions, shards),
+            access_keys=PostgresAccessKeys(sessions, revocations, key_encryption_key),
             revocations=revocations,
             passwords=passwords,
             key_encryption_key=key_encryption_key,
             forge=KeyForge(key_encryption_key),
         )
+
+
+def _access_key_ports(settings: Settings, parts: Parts) -> access_keys.Ports:
+    return access_keys.Ports(
+        keys=parts.access_keys,
+        people=parts.people,
+        terms=access_key_rules.Terms(
+            most=settings.access_keys_per_person,
+            usual=timedelta(days=min(settings.access_key_days, settings.access_key_longest_days)),
+            longest=timedelta(days=settings.access_key_longest_days),
+        ),
+        clock=now,
+        fresh_id=uuid7,
+        fresh_secret=lambda: secrets.token_bytes(access_key_rules.KEY_BYTES),
+        fresh_pair=fresh_pair,
+    )
 
 
 @asynccontextmanager
@@ -140,7 +163,14 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             await parts.revocations.watch(chassis.revocations)
 
         yield Assembly(
-            servicers=[(_SERVICE, auth_pb2_grpc.add_AuthServiceServicer_to_server, AuthServicer(ports))],
+            servicers=[
+                (_SERVICE, auth_pb2_grpc.add_AuthServiceServicer_to_server, AuthServicer(ports)),
+                (
+                    _ACCESS_KEYS,
+                    access_keys_pb2_grpc.add_AccessKeyServiceServicer_to_server,
+                    AccessKeyServicer(_access_key_ports(settings, parts), signer=key_ring, terms=ports.terms),
+                ),
+            ],
             policy=POLICY,
             errors=ERRORS,
             tasks=[watch_keys, watch_revocations],

@@ -23,6 +23,13 @@ class Settings(DatabaseSettings):
     key_refresh_seconds: float = Field(default=10, gt=0)
     """How often a replica looks whether another one has rotated the signing keys."""
 
+    access_keys_per_person: int = Field(default=20, ge=1, le=1000)
+    """How many access keys that are good one person may have."""
+    access_key_days: int = Field(default=90, ge=1)
+    """How long an access key is good for, unless it is asked for otherwise."""
+    access_key_longest_days: int = Field(default=366, ge=1)
+    """How long an access key may be good for."""
+
     @property
     def access_lifetime(self) -> timedelta:
         """How long an access token is good for."""

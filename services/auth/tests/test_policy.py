@@ -34,7 +34,9 @@ ALLOWED = {
 
 def test_the_table_says_what_these_tests_expect():
     """Written down twice, so that a widened row has to be meant."""
-    assert {method.rpartition("/")[2]: set(rule.callers) for method, rule in POLICY.items()} == ALLOWED
+    table = {method: set(rule.callers) for method, rule in POLICY.items()}
+    service = "/almagest.auth.v1.AuthService/"
+    assert {method.removeprefix(service): table[method] for method in table if method.startswith(service)} == ALLOWED
 
 
 @pytest.mark.parametrize("method", sorted(REQUESTS))

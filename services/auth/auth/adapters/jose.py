@@ -25,6 +25,12 @@ _LONGEST_TOKEN = 8192
 _logger = structlog.get_logger(__name__)
 
 
+def fresh_pair() -> tuple[bytes, bytes]:
+    """A new public key, and its private one."""
+    private = Ed25519PrivateKey.generate()
+    return private.public_key().public_bytes_raw(), private.private_bytes_raw()
+
+
 class KeyForge:
     """Makes signing keys, sealed under the key-encryption key."""
 

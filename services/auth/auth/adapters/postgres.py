@@ -338,3 +338,7 @@ def _session(row: SessionRow) -> Session:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
     )
+
+
+known_user = _known
+"""A person, of their row."""

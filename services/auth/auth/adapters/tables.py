@@ -125,6 +125,27 @@ class RevocationRow(Row):
     )
 
 
+class AccessKeyRow(Row):
+    """An access key. It lives where its person lives."""
+
+    __tablename__ = "access_keys"
+    __table_args__ = (Index("access_keys_user_id", "user_id"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, info=_BY_ID)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), info=_BY_ID)
+    name: Mapped[str]
+    kind: Mapped[str]
+    scopes: Mapped[list[str]]
+    public_key: Mapped[bytes | None]
+    sealed_secret: Mapped[bytes | None] = mapped_column(deferred=True, deferred_raiseload=True)
+    command_id: Mapped[UUID] = mapped_column(unique=True)
+    fingerprint: Mapped[bytes]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
 class CommandRow(Row):
     """The request that a command id is bound to. It lives in the bucket of the command id."""
 

@@ -98,6 +98,7 @@ def transaction_claims(
     issued_at: datetime,
     lifetime: timedelta,
     session_id: UUID | None = None,
+    access_key_id: UUID | None = None,
     job_id: UUID | None = None,
 ) -> Claims:
     """The claims of a transaction token, which lives for a minute at most."""
@@ -115,6 +116,8 @@ def transaction_claims(
     }
     if session_id is not None:
         claims["sid"] = str(session_id)
+    if access_key_id is not None:
+        claims["key"] = str(access_key_id)
     if job_id is not None:
         claims["job_id"] = str(job_id)
     return claims

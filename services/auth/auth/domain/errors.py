@@ -107,3 +107,45 @@ class TooManyLogins(AuthError):
 
     def __init__(self) -> None:
         super().__init__("Too many people are logging in at once. Try again in a moment.")
+
+
+class UnknownAccessKey(AuthError):
+    """There is no such key, or none that whoever asks may know of."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no such access key.")
+
+
+class AccessKeyEnded(AuthError):
+    """The key has expired or was revoked, so that nothing can follow it."""
+
+    def __init__(self) -> None:
+        super().__init__("The access key has ended. Create a new one.")
+
+
+class AccessKeyNotValid(AuthError):
+    """A request was signed with a key that is unknown, has expired, or was revoked. Which of them is not told."""
+
+    def __init__(self) -> None:
+        super().__init__("The access key is not known, has expired, or was revoked.")
+
+
+class AccessKeySignatureWrong(AuthError):
+    """What was shown as a request signed by a key was not signed by it, or not just now."""
+
+    def __init__(self) -> None:
+        super().__init__("The signature is not one of this access key, or is not current.")
+
+
+class NotByKey(AuthError):
+    """A key was used for what is not its business: it may replace and revoke itself, no other."""
+
+    def __init__(self) -> None:
+        super().__init__("An access key may rotate or revoke itself, and no other. Log in for this.")
+
+
+class TooManyAccessKeys(AuthError):
+    """A person has as many keys as they may have."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"A person may have {most} access keys at a time. Revoke one that is not needed.")

@@ -34,6 +34,12 @@ ERRORS = ErrorTable(
         errors.InvalidAccessToken: ErrorRow(_UNAUTHENTICATED, "INVALID_ACCESS_TOKEN"),
         errors.AccessTokenExpired: ErrorRow(_UNAUTHENTICATED, "ACCESS_TOKEN_EXPIRED"),
         errors.ScopesNotHeld: ErrorRow(grpc.StatusCode.PERMISSION_DENIED, "SCOPES_NOT_HELD", metadata=_scopes),
+        errors.UnknownAccessKey: ErrorRow(grpc.StatusCode.NOT_FOUND, "ACCESS_KEY_NOT_FOUND"),
+        errors.AccessKeyEnded: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "ACCESS_KEY_ENDED"),
+        errors.AccessKeyNotValid: ErrorRow(_UNAUTHENTICATED, "ACCESS_KEY_NOT_VALID"),
+        errors.AccessKeySignatureWrong: ErrorRow(_UNAUTHENTICATED, "SIGNATURE_INVALID"),
+        errors.NotByKey: ErrorRow(grpc.StatusCode.PERMISSION_DENIED, "NOT_BY_ACCESS_KEY"),
+        errors.TooManyAccessKeys: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_ACCESS_KEYS"),
         errors.TooManyLogins: ErrorRow(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_LOGINS", metadata=_soon),
     }
 )

@@ -5,6 +5,7 @@ from chassis.policy import Person, Policy, Rule
 _GATEWAY = frozenset({"gateway"})
 _EVERYONE = frozenset({"gateway", "catalog-command", "catalog-query", "event-store", "worker"})
 _SERVICE = "/almagest.auth.v1.AuthService"
+_ACCESS_KEYS = "/almagest.auth.v1.AccessKeyService"
 
 POLICY: Policy = {
     f"{_SERVICE}/CreateUser": Rule(callers=_GATEWAY, person=Person.REQUIRED, scopes=frozenset({"users:write"})),
@@ -17,4 +18,12 @@ POLICY: Policy = {
     f"{_SERVICE}/DelegateToken": Rule(callers=frozenset({"worker"}), person=Person.NONE),
     f"{_SERVICE}/GetJwks": Rule(callers=_EVERYONE, person=Person.NONE),
     f"{_SERVICE}/WatchRevocations": Rule(callers=_EVERYONE, person=Person.NONE),
+    # Whose keys, and with which scopes, the use cases know.
+    f"{_ACCESS_KEYS}/CreateAccessKey": Rule(callers=_GATEWAY, person=Person.REQUIRED),
+    f"{_ACCESS_KEYS}/GetAccessKey": Rule(callers=_GATEWAY, person=Person.REQUIRED),
+    f"{_ACCESS_KEYS}/ListAccessKeys": Rule(callers=_GATEWAY, person=Person.REQUIRED),
+    f"{_ACCESS_KEYS}/RotateAccessKey": Rule(callers=_GATEWAY, person=Person.REQUIRED),
+    f"{_ACCESS_KEYS}/RevokeAccessKey": Rule(callers=_GATEWAY, person=Person.REQUIRED),
+    f"{_ACCESS_KEYS}/GetVerificationKey": Rule(callers=_GATEWAY, person=Person.NONE),
+    f"{_ACCESS_KEYS}/ExchangeAccessKey": Rule(callers=_GATEWAY, person=Person.NONE),
 }
