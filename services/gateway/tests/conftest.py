@@ -7,6 +7,7 @@ import httpx
 import orjson
 import pytest
 from chassis.http import Readiness
+from chassis.revocations import Revocations
 from chassis.telemetry.logging import configure_logging
 from chassis.telemetry.tracing import configure_tracing, shutdown_tracing
 from gateway.app import create_app
@@ -39,7 +40,8 @@ class Fakes:
         self.feeds = Feeds(per_person=settings.changes_feeds_per_person)
         self.ports = Ports(self.auth, self.catalog, self.catalog, self.worker, self.keys, self.changes, self.operators)
         self.quotas = Quotas()
-        self.app = create_app(settings, self.ports, self.readiness, self.quotas, self.feeds)
+        self.revocations = Revocations()
+        self.app = create_app(settings, self.ports, self.readiness, self.quotas, self.feeds, self.revocations)
 
     def access_token(self) -> str:
         user = next(iter(self.auth.users.values()))

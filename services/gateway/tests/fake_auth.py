@@ -23,6 +23,7 @@ class FakeAuth(Auth):
         self.created: dict[str, auth_pb2.User] = {}
         self.exchanges = 0
         self.lifetime = 60.0
+        self.generation = 1
         self.exchange_gate: asyncio.Event | None = None
         self.add("ada@example.com", "Ada", "Lovelace", auth_pb2.ROLE_ADMIN)
 
@@ -62,7 +63,8 @@ class FakeAuth(Auth):
         subject = self.access.get(access_token)
         if subject is None:
             raise problem(grpc.StatusCode.UNAUTHENTICATED, "INVALID_TOKEN")
-        answer = auth_pb2.ExchangeTokenResponse(transaction_token=jwt(subject))
+        token = jwt(subject, sid=access_token[-8:], gen=self.generation)
+        answer = auth_pb2.ExchangeTokenResponse(transaction_token=token)
         answer.expires_at.FromNanoseconds(int((time.time() + self.lifetime) * 1e9))
         return answer
 

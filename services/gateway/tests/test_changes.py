@@ -13,6 +13,7 @@ import pytest
 from almagest.rpc.v1 import problem_pb2
 from almagest_cli.local.ports import free_port
 from chassis.errors import RemoteProblem
+from chassis.revocations import Revocation, Revoked
 from gateway.server import serve
 
 SERVERS = ("granian", "hypercorn", "uvicorn")
@@ -209,12 +210,13 @@ async def test_a_service_that_goes_away_is_only_a_pause(granian, fakes):
     """The feed is taken up from the last change that was fetched, again and again."""
     fakes.changes.add(9)
     fakes.changes.faults += [(2, gone()), (3, gone()), (0, gone()), (1, gone(reason="TOKEN_EXPIRED"))]
+    fakes.changes.faults += [(0, gone(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_REVOKED"))]
     async with granian.client() as client, client.stream("GET", "/v1/changes?after=start") as answer:
         stream = events(answer)
         assert skus(await told(stream, 9)) == [f"sku-{number}" for number in range(1, 10)]
         fakes.changes.add()
         assert skus(await told(stream, 1)) == ["sku-10"]
-    assert [request.cursor for request in fakes.changes.requests] == ["", "2", "5", "5", "6"]
+    assert [request.cursor for request in fakes.changes.requests] == ["", "2", "5", "5", "6", "6"]
 
 
 async def test_what_cannot_go_on_is_said_and_ends_the_feed(granian, fakes):
@@ -248,6 +250,38 @@ async def test_who_loses_their_session_loses_the_feed(granian, fakes):
         async with asyncio.timeout(10):
             *_, last = [event async for event in stream]
     assert (last.name, last.data) == ("end", {"reason": "INVALID_TOKEN"})
+
+
+async def test_a_session_that_ends_takes_its_feed_along_at_once(granian, fakes):
+    """Its proof would be good for a minute. A feed of another session goes on."""
+    async with granian.client() as client, client.stream("GET", "/v1/changes") as answer:
+        other = {"Authorization": f"Bearer {fakes.access_token()}"}
+        async with client.stream("GET", "/v1/changes", headers=other) as another:
+            stream, others = events(answer), events(another)
+            await anext(stream)
+            await anext(others)
+            ended = fakes.changes.people[0].session_id
+            del fakes.auth.access[granian.headers["Authorization"].removeprefix("Bearer ")]
+            fakes.revocations.add(Revocation(Revoked.SESSION, ended))
+            async with asyncio.timeout(5):
+                *_, last = [event async for event in stream]
+            assert (last.name, last.data) == ("end", {"reason": "INVALID_TOKEN"})
+            fakes.changes.add()
+            await told(others, 1)
+            assert len(fakes.changes.requests) == 2
+
+
+async def test_a_change_of_rights_is_only_a_pause_for_who_may_still_look(granian, fakes):
+    """The feed goes on with a proof of what the person may do now, whoever heard of the change first."""
+    async with granian.client() as client, client.stream("GET", "/v1/changes") as answer:
+        stream = events(answer)
+        await anext(stream)
+        fakes.auth.generation = 2
+        fakes.revocations.add(Revocation(Revoked.PERSON, fakes.changes.people[0].subject, 2))
+        await eventually(lambda: len(fakes.changes.people) == 2)
+        fakes.changes.add()
+        await told(stream, 1)
+    assert [person.generation for person in fakes.changes.people] == [1, 2]
 
 
 async def test_the_feed_ends_with_the_access_token(granian, fakes, jwt):

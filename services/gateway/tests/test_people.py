@@ -5,6 +5,7 @@ import grpc
 import httpx
 import pytest
 from chassis.errors import RemoteProblem
+from chassis.revocations import Revocation, Revocations, Revoked
 from gateway.application.people import InvalidAccessToken, People
 
 
@@ -35,6 +36,41 @@ async def test_a_transaction_token_is_not_used_up_to_its_end(fakes):
     people._known[token] = (person, time.time() - 0.001)
     await people.person(token)
     assert fakes.auth.exchanges == 2
+
+
+async def test_a_person_who_was_revoked_is_exchanged_anew(fakes):
+    """Those of another session or generation are not."""
+    revocations = Revocations()
+    people = People(fakes.auth, revocations=revocations)
+    tokens = [fakes.access_token() for _ in range(2)]
+    first, second = [await people.person(token) for token in tokens]
+    revocations.add(Revocation(Revoked.SESSION, first.session_id))
+    assert people.known(tokens[0]) is None
+    assert people.known(tokens[1]) is second
+    fakes.auth.generation = 2
+    revocations.add(Revocation(Revoked.PERSON, second.subject, 2))
+    assert people.known(tokens[1]) is None
+    renewed = await people.person(tokens[1])
+    assert renewed.generation == 2
+    assert people.known(tokens[1]) is renewed
+
+
+async def test_a_replica_of_auth_that_is_behind_is_asked_again(fakes, monkeypatch):
+    """Its answer would be refused by every service; it is not remembered in any case."""
+    monkeypatch.setattr("gateway.application.people._BEHIND_SECONDS", 0.01)
+    revocations = Revocations()
+    people = People(fakes.auth, revocations=revocations)
+    token = fakes.access_token()
+    subject = fakes.auth.access[token]
+    revocations.add(Revocation(Revoked.PERSON, subject, 2))
+    behind = await people.person(token)
+    assert (behind.generation, people.known(token)) == (1, None)
+    asking = asyncio.create_task(people.person(token))
+    while fakes.auth.exchanges < 7:  # noqa: ASYNC110 - the fake has no event for it
+        await asyncio.sleep(0)
+    fakes.auth.generation = 2
+    assert (await asking).generation == 2
+    assert people.known(token) is not None
 
 
 async def test_one_that_gives_up_does_not_take_the_others_with_it(fakes):
