@@ -397,13 +397,30 @@ class FindUser(BaseModel):
     email: types.Email
 
 
+class ImportFrom(Body):
+    """Where a file is to be fetched from."""
+
+    url: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=2000,
+            description="By https, from a host that the operator allows; gzip is unpacked.",
+            examples=["https://files.example.com/catalog/cars.csv.gz"],
+        ),
+    ]
+
+
 class Import(BaseModel):
     """How to import a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: (
-        Annotated[types.ImportFormat, Field(description="How the file is written; by default as Content-Type says.")]
+        Annotated[
+            types.ImportFormat,
+            Field(description="How the file is written; by default as Content-Type, or the end of the URL, says."),
+        ]
         | None
     ) = None
     on_error: Annotated[

@@ -29,8 +29,12 @@ class Settings(ServiceSettings):
     """How long an upload may send nothing."""
     maximum_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     """The largest JSON body. Uploads have the worker's limit."""
+    maximum_unpacked_bytes: int = Field(default=1024 * 1024 * 1024, ge=1024)
+    """The largest upload with `Content-Encoding: gzip`, unpacked."""
     maximum_header_bytes: int = Field(default=16 * 1024, ge=1024)
     """The names and values of all headers of a request, and its target."""
+    payload_encryption: Literal["optional", "required"] = "optional"
+    """Whether bodies with personal data must be encrypted (docs/encryption.md), or may be."""
     person_requests_per_minute: int = Field(default=60_000, ge=0)
     """Requests that one person may make a minute, all at once if need be; 0: as many as they like."""
     address_requests_per_minute: int = Field(default=120_000, ge=0)

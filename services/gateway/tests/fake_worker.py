@@ -44,7 +44,7 @@ class FakeWorker(Worker):
             self.aborted += 1
             self.gave_up.set()
             raise
-        if not parts:
+        if not parts and not header.source_url:
             raise problem(grpc.StatusCode.INVALID_ARGUMENT, "FILE_EMPTY")
         job = jobs_pb2.Job(
             job_id=str(uuid.uuid4()),
@@ -53,6 +53,7 @@ class FakeWorker(Worker):
             state=jobs_pb2.JOB_STATE_QUEUED,
             options=header.options,
             submitted_by=person.subject,
+            source_url=header.source_url,
             progress=jobs_pb2.ImportProgress(bytes_total=sum(map(len, parts))),
         )
         job.created_at.FromJsonString("2026-11-22T16:30:00Z")

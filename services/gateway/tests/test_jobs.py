@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import uuid
 
 import pytest
@@ -43,7 +44,6 @@ async def test_a_file_goes_on_in_pieces_and_becomes_a_job(client, fakes):
         ("?format=ndjson", "text/csv", "ndjson"),
         ("?format=csv", "application/x-www-form-urlencoded", "csv"),
         ("", "application/octet-stream", None),
-        ("", "application/json", None),
         ("?format=csv", "multipart/form-data; boundary=x", None),
     ],
 )
@@ -56,10 +56,89 @@ async def test_the_format_is_named_or_follows_from_the_media_type(client, query,
         assert answer.json()["options"]["format"] == format_name
 
 
-async def test_a_compressed_file_is_refused(client, fakes):
-    """A small file can unpack to any size."""
-    answer = await client.post("/v1/imports", content=b"x", headers=NDJSON | {"Content-Encoding": "gzip"})
-    assert answer.status_code == 415
+async def test_a_packed_file_goes_on_unpacked(client, fakes):
+    """In pieces like any other, whatever its members; its size is not known before."""
+    content = b"".join(b'{"sku":"a%d"}\n' % number for number in range(100_000))
+    packed = gzip.compress(content[:600_000]) + gzip.compress(content[600_000:])
+    for encoding in ("gzip", "x-gzip", "GZIP"):
+        answer = await client.post("/v1/imports", content=packed, headers=NDJSON | {"Content-Encoding": encoding})
+        assert answer.status_code == 202, answer.text
+        parts = fakes.worker.files[answer.json()["job_id"]]
+        assert b"".join(parts) == content
+        assert [len(part) for part in parts[:-1]] == [256 * 1024] * (len(parts) - 1)
+        assert not fakes.worker.headers[-1].HasField("size_bytes")
+
+
+@pytest.mark.parametrize(
+    ("packed", "status", "reason"),
+    [
+        (gzip.compress(bytes(30_000_000)), 413, "BODY_TOO_LARGE"),
+        (gzip.compress(b"a,b\n" * 1000)[:-3], 400, "BODY_NOT_GZIP"),
+        (b"sku,kind\n", 400, "BODY_NOT_GZIP"),
+        (b"", 400, "BODY_NOT_GZIP"),
+    ],
+    ids=["a bomb", "cut off", "not packed", "nothing"],
+)
+async def test_a_packed_file_that_does_not_unpack_leaves_nothing(client, fakes, packed, status, reason):
+    """A bomb, too: it is given up when it grows out of proportion."""
+    answer = await client.post("/v1/imports", content=packed, headers=NDJSON | {"Content-Encoding": "gzip"})
+    assert (answer.status_code, answer.json()["reason"]) == (status, reason)
+    assert fakes.worker.aborted == 1
+    assert not fakes.worker.jobs
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "gzip, gzip", "compress", "gzip;q=1"])
+async def test_other_encodings_are_refused_by_name(client, fakes, encoding):
+    """With the one that is taken in the answer."""
+    answer = await client.post("/v1/imports", content=b"x", headers=NDJSON | {"Content-Encoding": encoding})
+    assert (answer.status_code, answer.json()["reason"]) == (415, "UNSUPPORTED_ENCODING")
+    assert answer.headers["accept-encoding"] == "gzip"
+    assert not fakes.worker.headers
+
+
+async def test_json_is_never_taken_packed(client, fakes):
+    """Only files are worth it."""
+    for path in ("/v1/sessions", "/v1/products", "/v1/imports"):
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        answer = await client.post(path, content=gzip.compress(b"{}"), headers=headers)
+        assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+    assert not fakes.worker.headers
+
+
+@pytest.mark.parametrize(
+    ("url", "query", "format_name"),
+    [
+        ("https://files.example/cars.csv?signature=x", "", "csv"),
+        ("https://files.example/cars.NDJSON", "", "ndjson"),
+        ("https://files.example/cars.jsonl.gz", "", "ndjson"),
+        ("https://files.example/latest", "?format=csv", "csv"),
+        ("https://files.example/latest", "", None),
+        ("https://files.example/latest?name=cars.csv", "", None),
+    ],
+)
+async def test_an_import_may_say_where_its_file_is(client, fakes, url, query, format_name):
+    """The worker is told, once; how it is written follows from the URL or is said."""
+    headers = {"Idempotency-Key": "once"}
+    answer = await client.post(f"/v1/imports{query}", json={"url": url}, headers=headers)
+    if format_name is None:
+        assert (answer.status_code, answer.json()["reason"]) == (422, "INVALID_BODY")
+        assert not fakes.worker.headers
+        return
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["options"]["format"] == format_name
+    [header] = fakes.worker.headers
+    assert (header.source_url, header.HasField("size_bytes")) == (url, False)
+    assert fakes.worker.files[answer.json()["job_id"]] == []
+    again = await client.post(f"/v1/imports{query}", json={"url": url}, headers=headers)
+    assert again.json()["job_id"] == answer.json()["job_id"]
+    other = await client.post(f"/v1/imports{query}", json={"url": f"{url}2.csv"}, headers=headers)
+    assert other.status_code == 422
+
+
+@pytest.mark.parametrize("wrong", [{}, {"url": ""}, {"url": 5}, {"url": "https://x/a.csv", "format": "csv"}, []])
+async def test_where_a_file_is_must_be_said_in_that_form(client, fakes, wrong):
+    """And in no other."""
+    assert (await client.post("/v1/imports", json=wrong)).status_code == 422
     assert not fakes.worker.headers
 
 

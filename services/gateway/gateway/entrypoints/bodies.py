@@ -77,19 +77,29 @@ def _check_type(request: Request) -> None:
     check_encoding(request)
 
 
-def check_encoding(request: Request) -> None:
-    """See that the body is not compressed.
+def content_encoding(request: Request) -> str:
+    """How the body is packed; `identity`: it is not."""
+    encoding = ", ".join(request.headers.getlist("content-encoding")).strip().lower()
+    return {"": "identity", "x-gzip": "gzip"}.get(encoding, encoding)
+
+
+def check_encoding(request: Request, *, taken: str = "identity") -> None:
+    """See that the body is not packed. JSON is small; files have a way of their own.
+
+    Args:
+        request: whose body it is.
+        taken: what the operation takes instead, for the answer.
 
     Raises:
-        Refused: It is. A small body can unpack to any size.
+        Refused: It is.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
+    encoding = content_encoding(request)
+    if encoding != "identity":
         raise Refused(
             415,
             "UNSUPPORTED_ENCODING",
-            f"Bodies are not taken with Content-Encoding {encoding[:40]}.",
-            extra_headers={"Accept-Encoding": "identity"},
+            f"This is not taken with Content-Encoding {encoding[:40]}, only with {taken}.",
+            extra_headers={"Accept-Encoding": taken},
         )
 
 

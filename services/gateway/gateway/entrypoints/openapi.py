@@ -51,6 +51,7 @@ _BODIES: Mapping[str, Any] = {
     "CorrectPrice": requests.CorrectPrice,
     "Restore": requests.Restore,
     "BatchGet": requests.BatchGet,
+    "ImportFrom": requests.ImportFrom,
     "SkipParkedEvent": projection_shapes.Skip,
     "SwitchGeneration": projection_shapes.Switch,
     "RepairProduct": projection_shapes.Repair,

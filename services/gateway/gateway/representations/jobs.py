@@ -20,6 +20,9 @@ class Progress(Shape):
     rows_changed: int
     rows_unchanged: int
     rows_refused: int
+    bytes_fetched: Annotated[
+        int, Field(description="How much of a file has been fetched; `bytes_total` is told once all of it is there.")
+    ]
 
 
 class ImportOptions(Shape):
@@ -50,6 +53,9 @@ class Job(Shape):
     consistency_tokens: Annotated[list[str], Field(description="For reads that must see all that it wrote.")]
     trace_id: str | None
     revision: types.Revision
+    source_url: Annotated[
+        str | None, Field(description="Where the file was to be fetched from, without its query; null: it was sent.")
+    ]
 
 
 class JobPage(Shape):
@@ -108,6 +114,7 @@ def job(message: jobs_pb2.Job) -> dict[str, Any]:
         "consistency_tokens": list(message.consistency_tokens),
         "trace_id": message.trace_id or None,
         "revision": message.revision,
+        "source_url": message.source_url or None,
     }
 
 
