@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from chassis.errors import ErrorTable
 from chassis.http import HttpSide, Probe, Readiness
 from chassis.identity.certificate import InvalidIdentity
-from chassis.identity.files import FileIdentitySource
+from chassis.identity.denials import DenyList, InvalidDenyList
+from chassis.identity.sources import identity_source
 from chassis.policy import Person, Policy, PolicyIncomplete
 from chassis.revocations import Revocations, watch
 from chassis.rpc.channel import Channel
@@ -78,11 +79,13 @@ class Chassis(Generic[Settings]):
         """Read the identity.
 
         Raises:
-            InvalidIdentity: The files are not a valid identity of the service.
+            InvalidIdentity: There is no valid identity of the service.
+            InvalidDenyList: The deny list cannot be read.
         """
         self.service = service
         self.settings = settings
-        self.identity = FileIdentitySource(settings.identity_directory, settings.trust_domain, service=service)
+        self.denials = DenyList(settings.deny_list)
+        self.identity = identity_source(settings, service)
         self._channels: list[Channel] = []
         self._fetch_jwks: FetchJwks | None = None
         self._auth_stub: Any = None
@@ -97,7 +100,10 @@ class Chassis(Generic[Settings]):
         """A chassis without a gRPC server: identity and revocations that are watched, channels and traces."""
         chassis = cls(service, settings)
         configure_tracing(settings, service)
-        watching = [asyncio.create_task(chassis.identity.watch(settings.identity_poll_seconds), name="identity")]
+        watching = [
+            asyncio.create_task(chassis.identity.watch(settings.identity_poll_seconds), name="identity"),
+            asyncio.create_task(chassis.denials.watch(), name="deny list"),
+        ]
         if settings.auth_target is not None:
             watching.append(asyncio.create_task(chassis.watch_revocations(), name="revocations"))
         for task in watching:
@@ -130,6 +136,7 @@ class Chassis(Generic[Settings]):
             default_timeout=default_timeout,
             retryable=retryable,
             max_message_bytes=self.settings.max_message_bytes,
+            denials=self.denials,
         )
         self._channels.append(channel)
         return channel
@@ -172,6 +179,7 @@ class Chassis(Generic[Settings]):
         """Close the channels."""
         channels, self._channels = self._channels, []
         await asyncio.gather(*(channel.close() for channel in channels), return_exceptions=True)
+        self.identity.close()
 
 
 def _end_process_unless_cancelled(watch: asyncio.Task[None]) -> None:
@@ -219,6 +227,7 @@ class _Running(Generic[Settings]):
         configure_tracing(settings, self._service)
         self._stack.push_async_callback(asyncio.to_thread, shutdown_tracing)
         self._spawn("identity watch", chassis.identity.watch(settings.identity_poll_seconds))
+        self._spawn("deny list watch", chassis.denials.watch())
         assembly = await self._stack.enter_async_context(self._bootstrap(settings, chassis))
         self._readiness.probes.update(assembly.probes)
         server = self._server = RpcServer(
@@ -228,8 +237,10 @@ class _Running(Generic[Settings]):
             policy=assembly.policy,
             errors=assembly.errors,
             verifier=chassis.verifier,
+            denials=chassis.denials,
         )
         await server.start()
+        self._spawn("connections watch", server.watch())
         if chassis.hears_revocations(assembly.policy):
             self._spawn("revocations", chassis.watch_revocations())
         for number, task in enumerate(assembly.tasks):
@@ -363,7 +374,7 @@ def _run(work: Awaitable[int]) -> int:
             return runner.run(awaited())
     except KeyboardInterrupt:
         return 130
-    except (CannotStart, OSError, InvalidIdentity, PolicyIncomplete) as error:
+    except (CannotStart, OSError, InvalidIdentity, InvalidDenyList, PolicyIncomplete) as error:
         # These say what is wrong with the place that we run in; where in our code it was noticed helps nobody.
         _logger.error("cannot start", problem=str(error))  # noqa: TRY400
         return 1

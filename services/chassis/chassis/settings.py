@@ -1,10 +1,11 @@
 """What every service is told by its environment, read once and passed down.
 
-Each field is read from `ALMAGEST_<FIELD>`. The OTLP endpoint is the exception: it is read by OpenTelemetry's own name,
-`OTEL_EXPORTER_OTLP_ENDPOINT`.
+Each field is read from `ALMAGEST_<FIELD>`. Two are read by names that others gave them:
+`OTEL_EXPORTER_OTLP_ENDPOINT` and `SPIFFE_ENDPOINT_SOCKET`.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,7 +19,15 @@ class ServiceSettings(BaseSettings):
     trust_domain: str = "almagest.internal"
     """The SPIFFE trust domain that all services belong to."""
     identity_directory: Path
-    """Holds `tls.crt`, `tls.key` and `ca.crt`, as cert-manager writes them."""
+    """Holds `tls.crt`, `tls.key` and `ca.crt`, as cert-manager writes them. With the Workload API they are written here
+    for the connections to Postgres and Redis: then a private directory in memory."""
+    identity_source: Literal["files", "workload-api"] = "files"
+    """Where the identity comes from: `files` in the identity directory, or the SPIFFE `workload-api`."""
+    spiffe_endpoint_socket: str | None = Field(default=None, validation_alias="SPIFFE_ENDPOINT_SOCKET")
+    """Where the SPIFFE Workload API is, such as `unix:///run/spire/agent.sock`."""
+    deny_list: Path | None = None
+    """A file of workloads that are refused although their certificates are good: one `spiffe://...` or
+    `serial:<hexadecimal>` a line. It is watched; who enters it is cut off within a second. Unset: nobody."""
     listen: str = "127.0.0.1:0"
     """Where gRPC is served, as host:port; port 0: any free one."""
     http_listen: str = "127.0.0.1:0"

@@ -180,6 +180,7 @@ class StreamMethod(Method):
             connection.end()
             self._channel.spawn(measure())
 
+        connection.carries(call)
         call.add_done_callback(done)
         return StreamCall(call, self._problem, self._cut_off)
 

@@ -7,6 +7,7 @@ in place, and the old one is closed when its calls have ended.
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Coroutine
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ import orjson
 import structlog
 
 from chassis.errors import Unavailable
+from chassis.identity.denials import DenyList
 from chassis.identity.source import Identity, IdentitySource
 from chassis.identity.spiffe import SpiffeId
 from chassis.rpc import METADATA_BYTES
@@ -38,6 +40,7 @@ class Connection:
             options=options,
         )
         self._calls = 0
+        self._streams: set[Any] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -52,15 +55,38 @@ class Connection:
         if self._calls == 0:
             self._idle.set()
 
+    def carries(self, stream: Any) -> None:
+        """A streaming call runs on it, which may go on for ever."""
+        self._streams.add(stream)
+        stream.add_done_callback(self._streams.discard)
+
     async def retire(self) -> None:
-        """Close when no call uses it any more, or after a while at the latest."""
+        """Close when no call uses it any more, or after a while at the latest. Streams are ended before the certificate
+        expires, since the other side ends them then.
+        """
         try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                await self._idle.wait()
-        except TimeoutError:
-            _logger.info("calls on a retired connection are ended", calls=self._calls)
+            if not await self._idle_within(min(_DRAIN_SECONDS, self._proven_seconds())):
+                _logger.info("streams on a retired connection are ended", streams=len(self._streams))
+                for stream in list(self._streams):
+                    stream.cancel()
+                if not await self._idle_within(_DRAIN_SECONDS):
+                    _logger.warning("calls on a retired connection are ended", calls=self._calls)
         finally:
             await self.channel.close()
+
+    async def _idle_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _proven_seconds(self) -> float:
+        """How long the certificate is still good, less a margin."""
+        identity = self.identity
+        margin = min(5.0, (identity.not_after - identity.not_before).total_seconds() / 10)
+        return max(0.0, identity.not_after.timestamp() - time.time() - margin)
 
 
 class Channel(grpc.aio.Channel):
@@ -79,28 +105,34 @@ class Channel(grpc.aio.Channel):
         default_timeout: float = 5.0,
         retryable: frozenset[str] = frozenset(),
         max_message_bytes: int = 8 * 1024 * 1024,
+        denials: DenyList | None = None,
     ) -> None:
         self._target = target
         self._source = identity
         self._tasks: set[asyncio.Task[None]] = set()
+        self._retiring: set[Connection] = set()
         self._closed = False
         self.service = service
         self.default_timeout = default_timeout
-        trust_domain = identity.current().spiffe_id.trust_domain
-        self._options = _options(SpiffeId.of(service, trust_domain), retryable, max_message_bytes)
+        self._spiffe_id = SpiffeId.of(service, identity.current().spiffe_id.trust_domain)
+        self._options = _options(self._spiffe_id, retryable, max_message_bytes)
         self._connection = self._open(identity.current())
         self._swapping: asyncio.Task[None] | None = None
-        self._unsubscribe = identity.subscribe(self._identity_changed)
+        self._denials = denials or DenyList()
+        self._believed = not self._denials.denies(self._spiffe_id)
+        self._unsubscribe = (identity.subscribe(self._identity_changed), self._denials.subscribe(self._denials_changed))
 
     @property
     def connection(self) -> Connection:
         """The present connection.
 
         Raises:
-            Unavailable: The channel is closed.
+            Unavailable: The channel is closed, or the service is denied.
         """
         if self._closed:
             raise Unavailable("The service is shutting down.")
+        if not self._believed:
+            raise Unavailable(f"The service {self.service} is denied.", reason="SERVICE_DENIED")
         return self._connection
 
     def _open(self, identity: Identity) -> Connection:
@@ -109,6 +141,24 @@ class Channel(grpc.aio.Channel):
     def _identity_changed(self, _identity: Identity) -> None:
         if self._swapping is None and not self._closed:
             self._swapping = self.spawn(self._swap())
+
+    def _denials_changed(self) -> None:
+        """Of a server gRPC for Python tells us nothing but that it has the name that we asked for: so it is the id that
+        can be denied here, and not the serial number.
+        """
+        believed = not self._denials.denies(self._spiffe_id)
+        if believed == self._believed or self._closed:
+            return
+        self._believed = believed
+        if not believed:
+            for connection in (self._connection, *self._retiring):
+                self.spawn(self._closed_channel(connection))
+        elif self._swapping is None:
+            self.spawn(self._closed_channel(self._connection))
+            self._connection = self._open(self._source.current())
+
+    async def _closed_channel(self, connection: Connection) -> None:
+        await connection.channel.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work beside the calls, until the channel is closed, in a context that belongs to no call."""
@@ -131,17 +181,28 @@ class Channel(grpc.aio.Channel):
                 except asyncio.CancelledError:
                     await fresh.channel.close()
                     raise
+                if not self._believed:
+                    await fresh.channel.close()
+                    return
                 old, self._connection = self._connection, fresh
-                self.spawn(old.retire())
+                self.spawn(self._retire(old))
         finally:
             self._swapping = None
+
+    async def _retire(self, connection: Connection) -> None:
+        self._retiring.add(connection)
+        try:
+            await connection.retire()
+        finally:
+            self._retiring.discard(connection)
 
     async def close(self, grace: float | None = None) -> None:
         """End all calls, after `grace` seconds if given, and close every connection."""
         if self._closed:
             return
         self._closed = True
-        self._unsubscribe()
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

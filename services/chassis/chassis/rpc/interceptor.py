@@ -20,8 +20,10 @@ from chassis import policy as policies
 from chassis.caller import current_caller, set_caller
 from chassis.deadlines import set_deadline
 from chassis.errors import STATUS_DETAILS_KEY, ErrorTable, InvalidRequest, PermissionDenied, Unavailable, status_of
+from chassis.identity.denials import DenyList
 from chassis.policy import Person, Policy, Rule
 from chassis.revocations import Revocation
+from chassis.rpc.connections import Connections, address_of
 from chassis.rpc.peer import Peers
 from chassis.telemetry import tracing
 from chassis.telemetry.metrics import SERVER, RpcMetrics
@@ -55,12 +57,22 @@ else:  # generic for the type checker only
 class ChassisInterceptor(grpc.aio.ServerInterceptor):
     """Admits, measures and answers for every RPC of a server."""
 
-    def __init__(self, *, trust_domain: str, policy: Policy, verifier: TokenVerifier, errors: ErrorTable) -> None:
+    def __init__(
+        self,
+        *,
+        trust_domain: str,
+        policy: Policy,
+        verifier: TokenVerifier,
+        errors: ErrorTable,
+        denials: DenyList | None = None,
+    ) -> None:
         self._trust_domain = trust_domain
         self._policy = policy
         self._verifier = verifier
         self._errors = errors
-        self._peers = Peers()
+        denials = denials or DenyList()
+        self._peers = Peers(denials)
+        self.connections = Connections(denials)
         self._handlers: dict[str, Handler] = {}
         self._endless: set[asyncio.Task[Any]] = set()
         self._streams: dict[asyncio.Task[Any], Claims] = {}
@@ -94,7 +106,9 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
 
     async def admit(self, context: Context, metadata: dict[str, Any], rule: Rule | None, *, streaming: bool) -> None:
         """Let a call pass, with its caller, deadline and person set for the rest of its task, or raise."""
-        caller = self._peers.identify(context.auth_context())
+        peer = self._peers.identify(context.auth_context())
+        self.connections.entered(asyncio.current_task(), peer, address_of(context.peer()))
+        caller = peer.spiffe_id
         if (
             rule is None
             or caller.trust_domain != self._trust_domain
@@ -143,6 +157,8 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
         """Why we have cancelled a call ourselves."""
         if task in self._revoked:
             return revoked()
+        if (reason := self.connections.why_ended(task)) is not None:
+            return reason
         if self._draining:
             return Unavailable("The service is shutting down.", reason="DRAINING", retry_after=0.1)
         return None
@@ -232,6 +248,7 @@ class _Call:
 
     def end(self) -> None:
         code = self._code
+        self._door.interceptor.connections.left(asyncio.current_task())
         seconds = self._door.metrics.end(self._began, code)
         span = self._span
         recorded = span.is_recording()

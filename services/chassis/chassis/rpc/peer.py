@@ -13,6 +13,7 @@ from cryptography import x509
 
 from chassis.errors import Unauthenticated
 from chassis.identity.certificate import InvalidIdentity, spiffe_id_of
+from chassis.identity.denials import DenyList
 from chassis.identity.spiffe import SpiffeId
 
 _CACHE_SIZE = 1024
@@ -23,20 +24,22 @@ class Peer:
     """A workload at the other end, and until when its certificate proves it."""
 
     spiffe_id: SpiffeId
+    serial: int
     expires_at: float
 
 
 class Peers:
     """Reads peers from the authentication context of calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, denials: DenyList) -> None:
+        self._denials = denials
         self._by_certificate: dict[bytes, Peer] = {}
 
-    def identify(self, auth_context: Mapping[str, Iterable[bytes]]) -> SpiffeId:
-        """The identity of the caller.
+    def identify(self, auth_context: Mapping[str, Iterable[bytes]]) -> Peer:
+        """The caller.
 
         Raises:
-            Unauthenticated: There is no certificate, it is not that of one workload, or it has expired.
+            Unauthenticated: There is no certificate, it is not that of one workload, it has expired, or it is denied.
         """
         certificate = next(iter(auth_context.get("x509_pem_cert", ())), None)
         if certificate is None:
@@ -48,10 +51,20 @@ class Peers:
                 self._by_certificate.clear()
             self._by_certificate[certificate] = peer
         if peer.expires_at <= time.time():
-            raise Unauthenticated(
-                "The certificate of the caller has expired since it connected.", reason="CALLER_EXPIRED"
-            )
-        return peer.spiffe_id
+            raise expired()
+        if self._denials.denies(peer.spiffe_id, peer.serial):
+            raise denied()
+        return peer
+
+
+def expired() -> Unauthenticated:
+    """What a caller is told whose certificate is good no more."""
+    return Unauthenticated("The certificate of the caller has expired since it connected.", reason="CALLER_EXPIRED")
+
+
+def denied() -> Unauthenticated:
+    """What a caller is told who stands on the deny list."""
+    return Unauthenticated("The calling workload is denied.", reason="CALLER_DENIED")
 
 
 def _read(pem: bytes) -> Peer:
@@ -62,4 +75,4 @@ def _read(pem: bytes) -> Peer:
         raise Unauthenticated(
             "The certificate of the caller is not that of one workload.", reason="CALLER_INVALID"
         ) from error
-    return Peer(spiffe_id, certificate.not_valid_after_utc.timestamp())
+    return Peer(spiffe_id, certificate.serial_number, certificate.not_valid_after_utc.timestamp())

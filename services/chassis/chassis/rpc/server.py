@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from chassis.errors import ErrorTable
+from chassis.identity.denials import DenyList
 from chassis.identity.source import Identity, IdentitySource
 from chassis.policy import CHASSIS_POLICY, HEALTH, REFLECTION, Policy, complete
 from chassis.rpc import METADATA_BYTES
@@ -26,7 +27,9 @@ Servicer = tuple[str, Callable[[Any, grpc.aio.Server], None], object]
 health_module: Any = untyped_health  # whose stubs lack `aio`
 
 _KEEP_ALIVE_SECONDS = 30
-_MAXIMUM_GRACE_SECONDS = 30.0
+# What runs on a connection that is too old may finish. Streams that would not are ended when their caller's certificate
+# expires, by `chassis.rpc.connections`.
+_GRACE_SECONDS = 30.0
 
 
 def descriptors_of(servicers: Iterable[Servicer]) -> list[ServiceDescriptor]:
@@ -74,6 +77,7 @@ class RpcServer:
         policy: Policy,
         errors: ErrorTable,
         verifier: TokenVerifier,
+        denials: DenyList | None = None,
     ) -> None:
         """Bind the port that the settings name.
 
@@ -85,7 +89,11 @@ class RpcServer:
         self._names = tuple(name for name, _, _ in servicers)
         self._drain_seconds = settings.drain_seconds
         self._interceptor = ChassisInterceptor(
-            trust_domain=settings.trust_domain, policy={**CHASSIS_POLICY, **policy}, verifier=verifier, errors=errors
+            trust_domain=settings.trust_domain,
+            policy={**CHASSIS_POLICY, **policy},
+            verifier=verifier,
+            errors=errors,
+            denials=denials,
         )
         self._server = grpc.aio.server(
             interceptors=(self._interceptor,),
@@ -101,11 +109,16 @@ class RpcServer:
             self.port = self._server.add_secure_port(settings.listen, server_credentials(identity))
         except RuntimeError as error:
             raise OSError(f"cannot listen on {settings.listen}") from error
+        self._interceptor.connections.port = self.port
 
     async def start(self) -> None:
         """Accept calls."""
         await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
+
+    async def watch(self) -> None:
+        """End what callers have open who are believed no more; never returns."""
+        await self._interceptor.connections.watch()
 
     async def serving(self) -> None:
         """Say SERVING to who asks after our health."""
@@ -133,7 +146,7 @@ def _options(identity: Identity, settings: ServiceSettings) -> list[tuple[str, A
         # Without this, two processes would share a port in silence.
         ("grpc.so_reuseport", 0),
         ("grpc.max_connection_age_ms", int(age * 1000)),
-        ("grpc.max_connection_age_grace_ms", int(min(age, _MAXIMUM_GRACE_SECONDS) * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(_GRACE_SECONDS * 1000)),
         ("grpc.keepalive_time_ms", _KEEP_ALIVE_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
