@@ -27,8 +27,9 @@ from almagest_cli.local.postgres import EmbeddedPostgres
 from catalog_query.adapters.postgres import ReadModelShard
 from catalog_query.adapters.products import ProductTable
 from catalog_query.domain.projection import Hold, Progress, Target
+from catalog_query.projections.ports import Pace, Work
 from catalog_query.projections.product import ProductApplier
-from catalog_query.projections.projector import Pace, Projector, Work
+from catalog_query.projections.projector import Projector
 from chassis.database.migrations import upgrade
 from chassis.database.pool import Database
 from chassis.telemetry.logging import configure_logging

@@ -33,8 +33,8 @@ from catalog_query.application.freshness import Freshness
 from catalog_query.application.holds import Holds
 from catalog_query.application.shards import Shards
 from catalog_query.domain.projection import Target
+from catalog_query.projections.ports import Pace
 from catalog_query.projections.product import Products
-from catalog_query.projections.projector import Pace
 from catalog_query.projections.rebuild import Rebuilds
 from catalog_query.projections.supervisor import Followed, Projections
 from catalog_query.settings import Settings

@@ -56,8 +56,8 @@ from catalog_query.entrypoints.projections import CatalogProjectionServicer
 from catalog_query.entrypoints.schedules import CatalogScheduleServicer
 from catalog_query.projections.drift import DriftCheck
 from catalog_query.projections.operations import Operations
+from catalog_query.projections.ports import Pace
 from catalog_query.projections.product import Products
-from catalog_query.projections.projector import Pace
 from catalog_query.projections.rebuild import Rebuilds
 from catalog_query.projections.supervisor import Followed, Projections
 from catalog_query.projections.versions import Versions
@@ -170,6 +170,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
                 versions=past_pages,
                 page_bytes=settings.page_bytes,
             ),
+            holds=versions_holds,
             maximum_wait=settings.maximum_wait_seconds,
         )
         feeds = ChangeFeeds(

@@ -11,8 +11,8 @@ import asyncpg
 import orjson
 import pytest
 from almagest.catalog.events.v1 import product_events_pb2 as events
+from almagest.catalog.v1 import past_pb2, past_pb2_grpc, projections_pb2_grpc, query_pb2, query_pb2_grpc
 from almagest.catalog.v1 import projections_pb2 as wire
-from almagest.catalog.v1 import projections_pb2_grpc, query_pb2, query_pb2_grpc
 from almagest.eventstore.v1 import event_pb2, event_store_pb2
 from catalog_query.adapters.event_store import EventStore
 from catalog_query.adapters.postgres import ReadModelShard
@@ -38,8 +38,9 @@ class Operated:
     """A running system, and an operator of it."""
 
     def __init__(
-        self, projections: Any, query: Any, store: Any, log: EventStore, tokens: Any, read: Any, build: Any
+        self, projections: Any, query: Any, past: Any, store: Any, log: EventStore, tokens: Any, read: Any, build: Any
     ) -> None:
+        self.past = past
         self.log = log
         self.projections = projections
         self.query = query
@@ -123,6 +124,7 @@ async def operated(databases, starter, transaction_tokens, build) -> AsyncIterat
         yield Operated(
             projections_pb2_grpc.CatalogProjectionServiceStub(channel),
             query_pb2_grpc.CatalogQueryServiceStub(channel),
+            past_pb2_grpc.CatalogPastServiceStub(channel),
             store,
             EventStore(log),
             transaction_tokens,
@@ -175,6 +177,52 @@ async def test_what_is_held_is_told_and_never_answered_as_if_it_were_new(operate
 
     await eventually(counted)
     assert sum(one.held_streams for one in (await operated.generations()).values()) == 1
+
+
+async def test_pages_name_those_of_their_products_that_stand_still(operated, build, eventually):
+    """Lists and searches, of now and of a moment; what is held no more is named no more."""
+    held, other = build.fresh(), build.fresh()
+    for sku in (held, other):
+        await operated.get(sku, await operated.write(sku, build.created(sku, build.general(f"Lamp {sku}"))))
+    await operated.append(build.id_of(held), (BURNT, b""))
+    for projection in ("products", "versions"):
+        await eventually(lambda name=projection: _parks(operated, name, 1))
+
+    metadata = (("txn-token", operated.tokens(roles=("viewer",))),)
+    listed = query_pb2.ListProductsRequest(page_size=10)
+    searched = query_pb2.SearchProductsRequest(text="lamp", page_size=10)
+    now = past_pb2.Moment()
+    now.time.GetCurrentTime()
+
+    async def pages() -> list[Any]:
+        return [
+            await operated.query.ListProducts(listed, metadata=metadata, timeout=15),
+            await operated.query.SearchProducts(searched, metadata=metadata, timeout=15),
+            (
+                await operated.past.ListProductsAsOf(
+                    past_pb2.ListProductsAsOfRequest(page=listed, moment=now), metadata=metadata, timeout=15
+                )
+            ).page,
+            (
+                await operated.past.SearchProductsAsOf(
+                    past_pb2.SearchProductsAsOfRequest(page=searched, moment=now), metadata=metadata, timeout=15
+                )
+            ).page,
+        ]
+
+    for page in await pages():
+        assert len(page.documents) == 2
+        assert [(one.product_id, one.held_revision) for one in page.held] == [(build.id_of(held), 1)]
+    for projection in ("products", "versions"):
+        [event] = (await operated.ask("ListParkedEvents", projection=projection)).parked
+        await operated.ask("SkipParkedEvent", projection=projection, parked_id=event.parked_id, reason="a mistake")
+    for page in await pages():
+        assert len(page.documents) == 2
+        assert not page.held
+
+
+async def _parks(operated: Operated, projection: str, count: int) -> bool:
+    return len((await operated.ask("ListParkedEvents", projection=projection)).parked) == count
 
 
 async def test_a_product_whose_first_event_is_held_is_not_said_not_to_exist(operated, build, eventually):

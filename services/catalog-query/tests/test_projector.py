@@ -20,8 +20,9 @@ from catalog_query.domain import folding
 from catalog_query.domain.errors import CheckpointMoved, ReadModelDiverged
 from catalog_query.domain.product import evolve
 from catalog_query.domain.projection import Hold, Lease, Progress, Target
+from catalog_query.projections.ports import Pace, Work
 from catalog_query.projections.product import ProductApplier, row
-from catalog_query.projections.projector import Pace, Projector, Work
+from catalog_query.projections.projector import Projector
 from chassis.database.pool import Database
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st

@@ -216,6 +216,14 @@ class Catalog(CatalogCommand, CatalogQuery):
                 results.append(query_pb2.GetProductResult(problem=error.problem))
         return results
 
+    def _held(self, documents: Sequence[bytes]) -> list[query_pb2.HeldProduct]:
+        """All products of a page, if anything is held."""
+        return [
+            query_pb2.HeldProduct(product_id=orjson.loads(document)["product_id"], held_revision=self.held)
+            for document in documents
+            if self.held is not None
+        ]
+
     def _page(
         self, request: query_pb2.ListProductsRequest | query_pb2.SearchProductsRequest
     ) -> tuple[list[bytes], str]:
@@ -241,6 +249,7 @@ class Catalog(CatalogCommand, CatalogQuery):
         return query_pb2.ListProductsResponse(
             documents=documents,
             next_page_token=following,
+            held=self._held(documents),
             positions=[event_pb2.ShardPosition(shard=shard, position=self.position) for shard in range(2)],
         )
 
@@ -249,7 +258,9 @@ class Catalog(CatalogCommand, CatalogQuery):
     ) -> query_pb2.SearchProductsResponse:
         del person
         documents, following = self._page(request)
-        return query_pb2.SearchProductsResponse(documents=documents, next_page_token=following)
+        return query_pb2.SearchProductsResponse(
+            documents=documents, next_page_token=following, held=self._held(documents)
+        )
 
     async def history(
         self, request: query_pb2.GetProductHistoryRequest, person: Person

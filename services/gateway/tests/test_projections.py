@@ -99,3 +99,26 @@ async def test_a_product_that_is_held_says_so(client, fakes):
     assert "almagest-held" not in (await client.get(path)).headers
     fakes.catalog.held = 7
     assert (await client.get(path)).headers["almagest-held"] == "7"
+
+
+async def test_pages_and_batches_say_which_of_their_products_are_held(client, fakes):
+    """Beside the items, so that what stands still is never shown as if it were up to date; and OpenAPI tells it."""
+    body = {"sku": "HELD-2", "kind": "general", "name": "Wiper", "attributes": {}}
+    product_id = (await client.post("/v1/products", json=body)).json()["product_id"]
+    pages = (
+        "/v1/products",
+        "/v1/products:search?text=wiper",
+        "/v1/products?as_of=2026-11-22T16:30:00Z",
+        "/v1/products:search?text=wiper&as_of=2026-11-22T16:30:00Z",
+    )
+
+    async def told() -> list[object]:
+        batch = await client.post("/v1/products:batchGet", json={"ids": ["sku:HELD-2"]})
+        return [(await client.get(page)).json()["held"] for page in pages] + [batch.json()["items"][0]["held_revision"]]
+
+    assert await told() == [[], [], [], [], None]
+    fakes.catalog.held = 7
+    assert await told() == [[{"product_id": product_id, "held_revision": 7}]] * 4 + [7]
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    assert {"items", "held", "next_cursor"} == set(schemas["ProductPage"]["required"])
+    assert "held_revision" in schemas["BatchItem"]["properties"]

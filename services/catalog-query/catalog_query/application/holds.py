@@ -4,7 +4,7 @@ The projectors of this process tell what they park before they show the position
 parked comes with its checkpoints. So whoever sees a position also knows what was held on the way to it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 from chassis.buckets import bucket_of
@@ -46,6 +46,13 @@ class Holds:
         read_shard = self._shards.read_shard_of(str(product_id))
         held = self._held.get((read_shard, self._freshness.generation(read_shard)))
         return held.get(stream_of(str(product_id))) if held else None
+
+    def among(self, product_ids: Iterable[UUID]) -> Mapping[UUID, Hold]:
+        """Which of these products are held."""
+        if not any(self._held.values()):
+            return {}
+        found = ((product_id, self.of(product_id)) for product_id in product_ids)
+        return {product_id: hold for product_id, hold in found if hold is not None}
 
     def check(self, wanted: Wanted) -> None:
         """See that what a consistency token stands for is not held.

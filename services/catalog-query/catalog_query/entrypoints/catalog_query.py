@@ -25,7 +25,7 @@ from catalog_query.application.lag import Lags
 from catalog_query.application.reads import ProductReader
 from catalog_query.application.shards import Shards
 from catalog_query.domain.errors import ProductNotFound, StreamHeld
-from catalog_query.domain.query import Query
+from catalog_query.domain.query import Found, Query
 from catalog_query.domain.rows import StoredDocument
 from catalog_query.entrypoints import moments, requests, tokens
 from catalog_query.entrypoints.history import change
@@ -100,15 +100,25 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
         self, request: query_pb2.ListProductsRequest, context: Context
     ) -> query_pb2.ListProductsResponse:
         query, question = requests.list_query(request)
-        documents, next_page, positions = await self._page(query, question, request.consistency_tokens)
-        return query_pb2.ListProductsResponse(documents=documents, next_page_token=next_page, positions=positions)
+        found, next_page, positions = await self._page(query, question, request.consistency_tokens)
+        return query_pb2.ListProductsResponse(
+            documents=[one.document for one in found],
+            next_page_token=next_page,
+            positions=positions,
+            held=held(found, self._holds),
+        )
 
     async def SearchProducts(
         self, request: query_pb2.SearchProductsRequest, context: Context
     ) -> query_pb2.SearchProductsResponse:
         query, question = requests.search_query(request)
-        documents, next_page, positions = await self._page(query, question, request.consistency_tokens)
-        return query_pb2.SearchProductsResponse(documents=documents, next_page_token=next_page, positions=positions)
+        found, next_page, positions = await self._page(query, question, request.consistency_tokens)
+        return query_pb2.SearchProductsResponse(
+            documents=[one.document for one in found],
+            next_page_token=next_page,
+            positions=positions,
+            held=held(found, self._holds),
+        )
 
     async def GetProductHistory(
         self, request: query_pb2.GetProductHistoryRequest, context: Context
@@ -174,7 +184,7 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
 
     async def _page(
         self, query: Query, question: bytes, consistency_tokens: Sequence[str]
-    ) -> tuple[Sequence[bytes], str, Sequence[event_pb2.ShardPosition]]:
+    ) -> tuple[Sequence[Found], str, Sequence[event_pb2.ShardPosition]]:
         wanted: Sequence[Wanted] = requests.consistencies(consistency_tokens, self._shards)
         if wanted:
             await self._freshness.wait_for_all(wanted, timeout=self._time_to_wait())
@@ -186,7 +196,7 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
         ]
         found, after = await self._reader.page(query)
         next_page = "" if after is None else cursors.of_key(after, question=question)
-        return [one.document for one in found], next_page, positions
+        return found, next_page, positions
 
     def _time_to_wait(self, item: query_pb2.GetProductItem | None = None) -> float:
         limit = self._maximum_wait
@@ -220,6 +230,14 @@ class CatalogQueryServicer(query_pb2_grpc.CatalogQueryServiceServicer):
             consistency_token=as_of,
             held_revision=None if hold is None else hold.revision,
         )
+
+
+def held(found: Sequence[Found], holds: Holds) -> Sequence[query_pb2.HeldProduct]:
+    """Which products of a page stand still. To be asked after the page was read: what it shows is known to be held."""
+    return [
+        query_pb2.HeldProduct(product_id=str(product_id), held_revision=hold.revision)
+        for product_id, hold in holds.among(one.key.product_id for one in found).items()
+    ]
 
 
 def _trace(

@@ -15,11 +15,13 @@ from chassis.tokens import current_person
 from catalog_query.application import cursors
 from catalog_query.application.freshness import Freshness
 from catalog_query.application.history import Change
+from catalog_query.application.holds import Holds
 from catalog_query.application.past import Calendar, Moment, PastReader, Resolved
 from catalog_query.application.past_pages import PastPages
 from catalog_query.application.shards import Place, Shards
-from catalog_query.domain.query import Query
+from catalog_query.domain.query import Found, Query
 from catalog_query.entrypoints import moments, requests, tokens
+from catalog_query.entrypoints.catalog_query import held
 from catalog_query.entrypoints.history import change, json
 from catalog_query.entrypoints.policy import WRITE
 
@@ -40,6 +42,7 @@ class CatalogPastServicer(past_pb2_grpc.CatalogPastServiceServicer):
         calendar: Calendar,
         reader: PastReader,
         pages: PastPages,
+        holds: Holds,
         maximum_wait: float,
     ) -> None:
         self._shards = shards
@@ -47,6 +50,7 @@ class CatalogPastServicer(past_pb2_grpc.CatalogPastServiceServicer):
         self._calendar = calendar
         self._reader = reader
         self._pages = pages
+        self._holds = holds
         self._maximum_wait = maximum_wait
 
     async def GetProductAsOf(
@@ -71,8 +75,13 @@ class CatalogPastServicer(past_pb2_grpc.CatalogPastServiceServicer):
     ) -> past_pb2.ListProductsAsOfResponse:
         query, question, pinned = moments.list_page(request)
         told = await self._moment(request.moment, pinned)
-        documents, cursor, positions = await self._page(query, question, told, request.page.consistency_tokens)
-        page = query_pb2.ListProductsResponse(documents=documents, next_page_token=cursor, positions=positions)
+        found, cursor, positions = await self._page(query, question, told, request.page.consistency_tokens)
+        page = query_pb2.ListProductsResponse(
+            documents=[one.document for one in found],
+            next_page_token=cursor,
+            positions=positions,
+            held=held(found, self._holds),
+        )
         return past_pb2.ListProductsAsOfResponse(page=page, moment=moments.resolved(told))
 
     async def SearchProductsAsOf(
@@ -80,8 +89,13 @@ class CatalogPastServicer(past_pb2_grpc.CatalogPastServiceServicer):
     ) -> past_pb2.SearchProductsAsOfResponse:
         query, question, pinned = moments.search_page(request)
         told = await self._moment(request.moment, pinned)
-        documents, cursor, positions = await self._page(query, question, told, request.page.consistency_tokens)
-        page = query_pb2.SearchProductsResponse(documents=documents, next_page_token=cursor, positions=positions)
+        found, cursor, positions = await self._page(query, question, told, request.page.consistency_tokens)
+        page = query_pb2.SearchProductsResponse(
+            documents=[one.document for one in found],
+            next_page_token=cursor,
+            positions=positions,
+            held=held(found, self._holds),
+        )
         return past_pb2.SearchProductsAsOfResponse(page=page, moment=moments.resolved(told))
 
     async def DiffProduct(self, request: past_pb2.DiffProductRequest, context: Context) -> past_pb2.DiffProductResponse:
@@ -133,7 +147,7 @@ class CatalogPastServicer(past_pb2_grpc.CatalogPastServiceServicer):
 
     async def _page(
         self, query: Query, question: bytes, told: Resolved, consistency_tokens: Sequence[str]
-    ) -> tuple[Sequence[bytes], str, Sequence[event_pb2.ShardPosition]]:
+    ) -> tuple[Sequence[Found], str, Sequence[event_pb2.ShardPosition]]:
         wanted = requests.consistencies(consistency_tokens, self._shards)
         timeout = max(timeout_for(self._maximum_wait + _TIME_TO_READ) - _TIME_TO_READ, 0.0)
         # Before the read: the answer is at least as new as this.
@@ -144,7 +158,7 @@ class CatalogPastServicer(past_pb2_grpc.CatalogPastServiceServicer):
         found, after = await self._pages.page(query, told, wanted=wanted, timeout=timeout)
         pins = (told.as_of, told.known_at)
         cursor = "" if after is None else cursors.of_key(after, question=question, pins=pins)
-        return [one.document for one in found], cursor, positions
+        return found, cursor, positions
 
 
 def _may_preview() -> bool:

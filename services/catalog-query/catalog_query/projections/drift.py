@@ -25,7 +25,7 @@ from catalog_query.application.shards import Shards
 from catalog_query.domain.folding import NOTHING_SKIPPED
 from catalog_query.domain.product import product_id_of, stream_of
 from catalog_query.domain.projection import PRODUCTS, Progress, Target
-from catalog_query.projections.projector import Log
+from catalog_query.projections.ports import Log
 from catalog_query.projections.repair import WholeStreams, events_of, folded
 
 _DRAWN: Final = 8

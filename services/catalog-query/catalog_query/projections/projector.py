@@ -16,10 +16,9 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from almagest.eventstore.v1 import event_pb2, event_store_pb2
@@ -27,7 +26,6 @@ from chassis.telemetry.tracing import link_to, tracer
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
 
-from catalog_query.adapters.postgres import Write
 from catalog_query.domain.errors import (
     CatalogQueryError,
     CheckpointMoved,
@@ -36,8 +34,10 @@ from catalog_query.domain.errors import (
     ReadModelDiverged,
     UnwritableRows,
 )
-from catalog_query.domain.projection import Exceptions, Hold, Lease, Progress, Target
+from catalog_query.domain.projection import Exceptions, Hold, Lease
 from catalog_query.projections import metrics
+from catalog_query.projections.parking import Batch, Held, with_holds
+from catalog_query.projections.ports import Log, Pace, ReadModel, Watcher, Work
 from catalog_query.projections.projection import Applier, Prepared
 from catalog_query.projections.state import ProjectorState
 
@@ -47,131 +47,6 @@ _ATTEMPTS: Final = 5
 """How often a batch is prepared anew since rows or holds were not what it was folded upon."""
 
 _logger = structlog.stdlib.get_logger(__name__)
-
-
-class Log(Protocol):
-    """The log, as far as projectors go."""
-
-    def subscribe(
-        self, *, event_shard: int, after: int, buckets: Sequence[tuple[int, int]], heartbeat: float
-    ) -> AsyncGenerator[event_store_pb2.SubscribeResponse, None]:
-        """What was and will be appended after a position, in order, until left."""
-        ...
-
-
-class ReadModel(Protocol):
-    """One shard of the read model, as far as projectors go."""
-
-    async def progress(self, target: Target) -> Progress:
-        """How far a generation is, and what it holds."""
-        ...
-
-    async def exceptions(self, target: Target) -> Exceptions:
-        """What it holds, and what its projection leaves out."""
-        ...
-
-    async def claim(self, target: Target, *, event_shard: int, owner: str, lease: float) -> Lease | None:
-        """Become the one who applies a shard of the log: None while another owner lives."""
-        ...
-
-    async def release(self, target: Target, *, event_shard: int, token: int) -> None:
-        """Let somebody else apply it, at once."""
-        ...
-
-    async def renew(self, target: Target, *, event_shard: int, token: int) -> None:
-        """Show that we live."""
-        ...
-
-    async def write(
-        self,
-        target: Target,
-        *,
-        event_shard: int,
-        token: int,
-        before: int,
-        after: int,
-        rows: Write | None = None,
-        parked: Sequence[PoisonousEvent] = (),
-        held: Mapping[str, tuple[int, int]] | None = None,
-    ) -> Mapping[str, Hold]:
-        """Rows, what is parked and held, and the checkpoint: all or nothing."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How a projector goes. Times are in seconds."""
-
-    batch_events: int = 1_000
-    """More events than this are not put into one transaction, if they come in several messages."""
-    heartbeat: float = 1.0
-    """How often to hear where the log's head is when nothing happens."""
-    lease: float = 6.0
-    """For how long a silent projector is taken to be alive by the other replicas."""
-    persist_idle: float = 1.0
-    """How often at most the checkpoint is moved when no event concerned us."""
-    watch: float = 0.25
-    """How often a replica that does not project looks at the checkpoint."""
-    watch_waited_for: float = 0.02
-    """The same while a read waits for it."""
-    patient: bool = False
-    """Whether to wait for a full batch while the log has more: for filling what nobody reads yet, where every row that
-    is written once instead of twice counts, and its age does not.
-    """
-    first_pause: float = 0.2
-    longest_pause: float = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a projector works at: one pair of shards of one generation."""
-
-    target: Target
-    event_shard: int
-    read_shard: int
-    buckets: Sequence[tuple[int, int]]
-    title: str = "project"
-
-
-class Watcher(Protocol):
-    """Whoever answers reads by what projectors tell. The order matters: what is held first, then the position."""
-
-    def waited_for(self, work: Work) -> bool:
-        """Whether a read waits for this pair."""
-        ...
-
-    def held(self, work: Work, streams: Mapping[str, Hold]) -> None:
-        """More streams are held."""
-        ...
-
-    def progress(self, work: Work, progress: Progress) -> None:
-        """How far another replica is; everything that is held is in it."""
-        ...
-
-    def visible(self, work: Work, position: int) -> None:
-        """Everything up to a position is applied, or held."""
-        ...
-
-
-@dataclass(slots=True)
-class _Held:
-    """How many events of a stream are held behind its parked one, and the last of them."""
-
-    events: int = 0
-    last: int = -1
-
-
-@dataclass(slots=True)
-class _Batch:
-    """A batch, sorted into what is applied and what is held."""
-
-    applicable: list[event_pb2.RecordedEvent] = field(default_factory=list[event_pb2.RecordedEvent])
-    held: dict[str, _Held] = field(default_factory=dict[str, _Held])
-
-    def hold(self, event: event_pb2.RecordedEvent) -> None:
-        held = self.held.setdefault(event.stream, _Held())
-        if event.revision > held.last:
-            held.events, held.last = held.events + 1, event.revision
 
 
 class Projector:
@@ -369,9 +244,9 @@ class Projector:
     async def _written(self, events: Sequence[event_pb2.RecordedEvent], reached: int) -> None:
         """Prepare and write a batch, anew for as long as it turns out to be folded upon what is no more."""
         for attempt in range(1, _ATTEMPTS + 1):
-            batch = self._sorted(events)
+            batch = Batch.of(events, self._exceptions.held)
             prepared = await self._applier.prepare(batch.applicable, self._exceptions.skipped, careful=attempt > 1)
-            self._hold_behind(batch, prepared)
+            batch.hold_behind(prepared.poisons)
             try:
                 await self._write(reached, prepared, batch.held)
             except (ReadModelDiverged, ExceptionsMoved):
@@ -382,28 +257,6 @@ class Projector:
             else:
                 prepared.committed()
                 return
-
-    def _sorted(self, events: Sequence[event_pb2.RecordedEvent]) -> _Batch:
-        held = self._exceptions.held
-        if not held:
-            return _Batch(list(events))
-        batch = _Batch()
-        for event in events:
-            hold = held.get(event.stream)
-            if hold is None:
-                batch.applicable.append(event)
-            elif event.revision > hold.last_revision:
-                batch.hold(event)
-        return batch
-
-    @staticmethod
-    def _hold_behind(batch: _Batch, prepared: Prepared) -> None:
-        """Count what comes in the same batch after an event that cannot be applied."""
-        if prepared.poisons:
-            parked = {poison.event.stream: poison.event.revision for poison in prepared.poisons}
-            for event in batch.applicable:
-                if event.revision > parked.get(event.stream, event.revision):
-                    batch.hold(event)
 
     async def _park_unwritable(self, event: event_pb2.RecordedEvent, reached: int) -> None:
         poison = PoisonousEvent(event, f"the database refuses the row that {event.type} makes")
@@ -446,7 +299,7 @@ class Projector:
         if (reached > self._persisted and silent >= self._pace.persist_idle) or silent >= self._pace.lease / 3:
             await self._write(reached, Prepared(), {})
 
-    async def _write(self, reached: int, prepared: Prepared, held: Mapping[str, _Held]) -> None:
+    async def _write(self, reached: int, prepared: Prepared, held: Mapping[str, Held]) -> None:
         parked = await self._read_model.write(
             self.work.target,
             event_shard=self.work.event_shard,
@@ -461,12 +314,8 @@ class Projector:
         if parked or held:
             self._note(parked, held, prepared.poisons)
 
-    def _note(self, parked: Mapping[str, Hold], held: Mapping[str, _Held], poisons: Sequence[PoisonousEvent]) -> None:
-        now = {**self._exceptions.held, **parked}
-        for stream, more in held.items():
-            hold = now[stream]
-            now[stream] = Hold(hold.parked_id, hold.event_shard, hold.position, hold.revision, more.last)
-        self._exceptions = Exceptions(now, self._exceptions.skipped)
+    def _note(self, parked: Mapping[str, Hold], held: Mapping[str, Held], poisons: Sequence[PoisonousEvent]) -> None:
+        self._exceptions = with_holds(self._exceptions, parked, held)
         if parked:
             self._metrics.parked(len(parked))
             self._watcher.held(self.work, parked)

@@ -21,8 +21,9 @@ from catalog_query.application.lag import Lag
 from catalog_query.application.shards import LogMap, Shards
 from catalog_query.domain.projection import PRODUCTS, Generation, Hold, Pointer, Progress, Target
 from catalog_query.projections import metrics
+from catalog_query.projections.ports import Log, Pace, Work
 from catalog_query.projections.projection import Projection
-from catalog_query.projections.projector import Log, Pace, Projector, Work, recorded
+from catalog_query.projections.projector import Projector, recorded
 
 _logger = structlog.stdlib.get_logger(__name__)
 

@@ -34,10 +34,29 @@ class ProductDocument(Shape):
     updated_at: datetime
 
 
+class HeldProduct(Shape):
+    """A product that stands still before an event that could not be applied to the read model."""
+
+    product_id: types.Uuid
+    held_revision: Annotated[
+        int, Field(description="The event's revision: what was written since is not shown.", examples=[4])
+    ]
+
+
 class ProductPage(Shape):
     """A page of products."""
 
     items: list[ProductDocument]
+    held: Annotated[
+        list[HeldProduct],
+        Field(
+            description=(
+                "Those of the items that are not up to date: an event of theirs could not be applied, and they are"
+                " shown, kept and sorted as they were before it. Usually none."
+            ),
+            examples=[[]],
+        ),
+    ]
     next_cursor: Annotated[str | None, Field(description="For the next page; null when this is the last.")]
 
 
@@ -85,6 +104,16 @@ class BatchItem(Shape):
     product_id: types.Uuid
     product: ProductDocument | None
     problem: ItemProblem | None
+    held_revision: Annotated[
+        int | None,
+        Field(
+            description=(
+                "The revision of an event that could not be applied: what was written since is not in the product."
+                " Null: nothing is held."
+            ),
+            examples=[None],
+        ),
+    ]
 
 
 class Batch(Shape):

@@ -397,6 +397,7 @@ class ListProductsResponse(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """How to ask for the next page; empty when this is the last one."""
     @_builtins.property
@@ -407,20 +408,51 @@ class ListProductsResponse(_message.Message):
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.ShardPosition]:
         """The positions that this answer is at least as new as, one per shard of the log."""
 
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldProduct]:
+        """Those of the products that stand still before an event that could not be applied: their documents are what was before."""
+
     def __init__(
         self,
         *,
         documents: _abc.Iterable[_builtins.bytes] | None = ...,
         next_page_token: _builtins.str = ...,
         positions: _abc.Iterable[_event_pb2.ShardPosition] | None = ...,
+        held: _abc.Iterable[Global___HeldProduct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "next_page_token", b"next_page_token", "positions", b"positions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "held", b"held", "next_page_token", b"next_page_token", "positions", b"positions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListProductsResponse: _TypeAlias = ListProductsResponse  # noqa: Y015
+
+@_typing.final
+class HeldProduct(_message.Message):
+    """HeldProduct is a product of a page that stands still."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    HELD_REVISION_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """The product id."""
+    held_revision: _builtins.int
+    """The revision of the event that could not be applied."""
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        held_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_revision", b"held_revision", "product_id", b"product_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldProduct: _TypeAlias = HeldProduct  # noqa: Y015
 
 @_typing.final
 class SearchProductsRequest(_message.Message):
@@ -477,6 +509,7 @@ class SearchProductsResponse(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """How to ask for the next page; empty when this is the last one."""
     @_builtins.property
@@ -487,16 +520,21 @@ class SearchProductsResponse(_message.Message):
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.ShardPosition]:
         """The positions that this answer is at least as new as, one per shard of the log."""
 
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldProduct]:
+        """Those of the products that stand still before an event that could not be applied: their documents are what was before."""
+
     def __init__(
         self,
         *,
         documents: _abc.Iterable[_builtins.bytes] | None = ...,
         next_page_token: _builtins.str = ...,
         positions: _abc.Iterable[_event_pb2.ShardPosition] | None = ...,
+        held: _abc.Iterable[Global___HeldProduct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "next_page_token", b"next_page_token", "positions", b"positions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "held", b"held", "next_page_token", b"next_page_token", "positions", b"positions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

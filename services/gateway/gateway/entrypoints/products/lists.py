@@ -93,7 +93,9 @@ def _page_response(
 ) -> Response:
     """A page, put together from documents that are not looked into."""
     cursor = page.next_page_token
-    content = b"".join((b'{"items":[', b",".join(page.documents), b'],"next_cursor":', encode(cursor or None), b"}"))
+    held = [{"product_id": one.product_id, "held_revision": one.held_revision} for one in page.held]
+    parts = (b'{"items":[', b",".join(page.documents), b'],"held":', encode(held))
+    content = b"".join((*parts, b',"next_cursor":', encode(cursor or None), b"}"))
     headers = {**next_link(request, cursor), **positions_header(page.positions)}
     return json_response(content, headers=headers if moment is None else headers | headers_of(moment))
 
@@ -172,6 +174,9 @@ async def batch_get_products(
                     "product_id": product_id,
                     "product": None if result.HasField("problem") else orjson.Fragment(result.product.document),
                     "problem": item_problem(result.problem) if result.HasField("problem") else None,
+                    "held_revision": (
+                        result.product.held_revision if result.product.HasField("held_revision") else None
+                    ),
                 }
                 for product_id, result in zip(ids, results, strict=True)
             ]
