@@ -60,19 +60,21 @@ class Gunzip:
         while packed:
             if self._member.eof:
                 self._member = zlib.decompressobj(_GZIP)
-            try:
-                piece = self._member.decompress(packed, PIECE_BYTES)
+            piece = self._piece(packed)
+            while piece:
+                yield self._counted(piece)
+                if self._member.eof:
+                    break
                 packed = self._member.unconsumed_tail
                 # What fills a piece exactly may leave more inside.
-                while piece:
-                    yield self._counted(piece)
-                    full = len(piece) == PIECE_BYTES
-                    piece = self._member.decompress(packed, PIECE_BYTES) if full or packed else b""
-                    packed = self._member.unconsumed_tail
-            except zlib.error as error:
-                raise NotGzip(str(error)) from None
-            if self._member.eof:
-                packed = self._member.unused_data
+                piece = self._piece(packed) if packed or len(piece) == PIECE_BYTES else b""
+            packed = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+
+    def _piece(self, packed: bytes) -> bytes:
+        try:
+            return self._member.decompress(packed, PIECE_BYTES)
+        except zlib.error as error:
+            raise NotGzip(str(error)) from None
 
     def finish(self) -> None:
         """See that the end was the end.
