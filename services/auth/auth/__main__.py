@@ -1,9 +1,10 @@
-"""`python -m auth [serve|migrate|create-admin|rotate-keys]`."""
+"""`python -m auth [serve|migrate|unseal|create-admin|rotate-data-keys|rotate-keys]`."""
 
 from chassis.process import main
 
 from auth.administration import create_admin, rotate_keys
 from auth.bootstrap import bootstrap
+from auth.sealing_administration import migrate, rotate_data_keys, unseal
 from auth.settings import Settings
 
 if __name__ == "__main__":
@@ -11,6 +12,11 @@ if __name__ == "__main__":
         "auth",
         Settings,
         bootstrap,
-        migrations="auth.migrations",
-        commands={"create-admin": create_admin, "rotate-keys": rotate_keys},
+        commands={
+            "migrate": migrate,
+            "unseal": unseal,
+            "rotate-data-keys": rotate_data_keys,
+            "create-admin": create_admin,
+            "rotate-keys": rotate_keys,
+        },
     )

@@ -11,16 +11,20 @@ from chassis.database.engine import create_engine
 from chassis.identity.spiffe import SpiffeId
 from chassis.ids import uuid7
 from chassis.process import Assembly, Chassis
+from chassis.sealing.columns import seal_with
+from chassis.sealing.subjects import SubjectSealer
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from auth.adapters.access_keys import PostgresAccessKeys
 from auth.adapters.argon2 import Argon2Passwords
+from auth.adapters.data_keys import DataKeys
 from auth.adapters.jose import KeyForge, KeyRing, fresh_pair
 from auth.adapters.postgres import PostgresPeople, PostgresSessions, PostgresSigningKeys
 from auth.adapters.revocations import PostgresRevocations
 from auth.adapters.sealing import KeyEncryptionKey, KeyEncryptionKeyError
 from auth.adapters.sharding import Shards, sharded_sessions
+from auth.adapters.subject_keys import PostgresSubjectKeys
 from auth.application import access_keys
 from auth.application.keys import ensure_keys
 from auth.application.sessions import Terms
@@ -42,6 +46,9 @@ class Parts:
     """What this process is made of: for the service, and for the commands of its operators."""
 
     engines: tuple[AsyncEngine, ...]
+    data_keys: DataKeys
+    subject_keys: PostgresSubjectKeys
+    subjects: SubjectSealer
     people: PostgresPeople
     sessions: PostgresSessions
     signing_keys: PostgresSigningKeys
@@ -62,6 +69,19 @@ def fresh_secret() -> str:
     return secrets.token_urlsafe(SECRET_BYTES)
 
 
+def key_encryption_key_of(settings: Settings) -> KeyEncryptionKey:
+    """The key-encryption key that the settings name.
+
+    Raises:
+        KeyEncryptionKeyError: there is no usable one.
+    """
+    if settings.key_encryption_key_file is None:
+        raise KeyEncryptionKeyError(
+            "ALMAGEST_KEY_ENCRYPTION_KEY_FILE is not set: it names a file with 32 random bytes in base64"
+        )
+    return KeyEncryptionKey.read(settings.key_encryption_key_file, settings.older_key_encryption_key_files)
+
+
 @asynccontextmanager
 async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
     """Make the parts, and take them apart again.
@@ -69,11 +89,7 @@ async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
     Raises:
         KeyEncryptionKeyError: there is no usable key-encryption key.
     """
-    if settings.key_encryption_key_file is None:
-        raise KeyEncryptionKeyError(
-            "ALMAGEST_KEY_ENCRYPTION_KEY_FILE is not set: it names a file with 32 random bytes in base64"
-        )
-    key_encryption_key = KeyEncryptionKey.read(settings.key_encryption_key_file)
+    key_encryption_key = key_encryption_key_of(settings)
     async with AsyncExitStack() as stack:
         shards = Shards(len(settings.database_urls))
         engines: list[AsyncEngine] = []
@@ -82,12 +98,20 @@ async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
             stack.push_async_callback(engine.dispose)
             engines.append(engine)
         sessions = sharded_sessions(shards, engines)
+        data_keys = DataKeys(sessions, shards, key_encryption_key, clock=now)
+        for engine in engines:
+            seal_with(engine, data_keys.ring)
+        await data_keys.open()
+        subject_keys = PostgresSubjectKeys(sessions, shards, clock=now)
         revocations = PostgresRevocations(sessions, shards)
         passwords = Argon2Passwords()
         stack.callback(passwords.close)
         yield Parts(
             engines=tuple(engines),
-            people=PostgresPeople(sessions, fresh_id=uuid7),
+            data_keys=data_keys,
+            subject_keys=subject_keys,
+            subjects=SubjectSealer(subject_keys, key_encryption_key),
+            people=PostgresPeople(sessions, data_keys, fresh_id=uuid7),
             sessions=PostgresSessions(sessions, revocations),
             signing_keys=PostgresSigningKeys(sessions, shards),
             access_keys=PostgresAccessKeys(sessions, revocations, key_encryption_key),
@@ -159,6 +183,9 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         async def watch_keys() -> None:
             await key_ring.watch(settings.key_refresh_seconds)
 
+        async def watch_data_keys() -> None:
+            await parts.data_keys.watch(settings.key_refresh_seconds)
+
         async def watch_revocations() -> None:
             await parts.revocations.watch(chassis.revocations)
 
@@ -173,6 +200,6 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             ],
             policy=POLICY,
             errors=ERRORS,
-            tasks=[watch_keys, watch_revocations],
+            tasks=[watch_keys, watch_data_keys, watch_revocations],
             probes={"databases": databases_answer},
         )

@@ -12,6 +12,8 @@ class Settings(DatabaseSettings):
 
     key_encryption_key_file: Path | None = None
     """32 random bytes in base64, kept apart from the databases and their backups. All but `migrate` need it."""
+    older_key_encryption_key_files: tuple[Path, ...] = ()
+    """The files of earlier key-encryption keys, as a JSON list, until everything is sealed with the present one."""
     access_token_seconds: int = Field(default=600, ge=10, le=3600)
     """How long an access token is good for."""
     session_seconds: int = Field(default=14 * 24 * 3600, ge=60)
@@ -21,7 +23,7 @@ class Settings(DatabaseSettings):
     key_publication_seconds: int = Field(default=600, ge=0)
     """How long a signing key is published before it may sign: longer than verifiers keep the key set."""
     key_refresh_seconds: float = Field(default=10, gt=0)
-    """How often a replica looks whether another one has rotated the signing keys."""
+    """How often a replica looks whether another one has rotated the signing keys or the data keys."""
 
     access_keys_per_person: int = Field(default=20, ge=1, le=1000)
     """How many access keys that are good one person may have."""
@@ -49,6 +51,11 @@ class Settings(DatabaseSettings):
     def key_publication(self) -> timedelta:
         """How long a signing key is published before it may sign."""
         return timedelta(seconds=self.key_publication_seconds)
+
+    @property
+    def key_settlement(self) -> timedelta:
+        """How long it takes until every replica has read of a change of data keys, with time to spare."""
+        return timedelta(seconds=2 * self.key_refresh_seconds + 1)
 
     @property
     def key_overlap(self) -> timedelta:

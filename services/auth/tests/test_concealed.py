@@ -11,12 +11,13 @@ import pytest
 from auth.adapters.tables import UserRow
 from auth.domain.concealed import Concealed, Password, PasswordHash
 from auth.domain.people import Role, registration
+from chassis.ids import uuid7
 
 SECRET = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
 
 
 def row() -> UserRow:
-    return UserRow(email="ada@example.org", _password_hash=PasswordHash(SECRET))
+    return UserRow(id=uuid7(), email="ada@example.org", _password_hash=PasswordHash(SECRET))
 
 
 @pytest.mark.parametrize("value", [PasswordHash(SECRET), Password(SECRET)])

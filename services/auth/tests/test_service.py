@@ -186,9 +186,9 @@ class TestLogIn:
             for dsn in databases.owner:
                 connection = await asyncpg.connect(dsn)
                 if step == 0:
-                    await connection.execute("UPDATE users SET password_hash = $1 WHERE email = $2", weak, user.email)
+                    await connection.execute("UPDATE users SET password_hash = $1 WHERE id = $2", weak, user.user_id)
                 else:
-                    rows = await connection.fetch("SELECT password_hash FROM users WHERE email = $1", user.email)
+                    rows = await connection.fetch("SELECT password_hash FROM users WHERE id = $1", user.user_id)
                     hashes += [row[0] for row in rows]
                 await connection.close()
             await service.gateway.LogIn(wire.LogInRequest(email=user.email, password=password))

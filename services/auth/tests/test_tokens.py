@@ -229,7 +229,7 @@ async def test_a_job_stops_when_its_submitter_may_no_longer_do_it(service, newco
     assert await refusal(service.worker.DelegateToken(delegation(user.user_id, "catalog:write"))) == denied
     for dsn in databases.owner:
         connection = await asyncpg.connect(dsn)
-        await connection.execute("DELETE FROM users WHERE email = $1", user.email)
+        await connection.execute("DELETE FROM users WHERE id = $1", user.user_id)
         await connection.close()
     gone = (grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND")
     assert await refusal(service.worker.DelegateToken(delegation(user.user_id, "catalog:read"))) == gone

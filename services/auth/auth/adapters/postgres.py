@@ -9,14 +9,15 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
 
-from chassis.buckets import bucket_of
 from chassis.revocations import Revocation, Revoked
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import Select, delete, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
 
+from auth.adapters.data_keys import DataKeys
 from auth.adapters.revocations import PostgresRevocations
+from auth.adapters.sealed_tables import EmailIndexRow
 from auth.adapters.sharding import Shards
 from auth.adapters.tables import CommandRow, SessionRow, SigningKeyRow, UsedTokenRow, UserRow
 from auth.application.people import Credentials
@@ -44,8 +45,9 @@ class RowRefused(Exception):
 class PostgresPeople:
     """People, each on the shard of their e-mail address."""
 
-    def __init__(self, sessions: Sessionmaker, *, fresh_id: Callable[[], UUID]) -> None:
+    def __init__(self, sessions: Sessionmaker, keys: DataKeys, *, fresh_id: Callable[[], UUID]) -> None:
         self._sessions = sessions
+        self._keys = keys
         self._fresh_id = fresh_id
 
     async def claim(self, command_id: UUID, fingerprint: bytes, *, now: datetime) -> bytes:
@@ -69,7 +71,7 @@ class PostgresPeople:
     async def made_by(self, command_id: UUID, *, email: str) -> User | None:
         """The person with this e-mail address, if this command created them."""
         async with self._sessions.begin() as session:
-            row = await session.scalar(select(UserRow).where(UserRow.email == email, UserRow.command_id == command_id))
+            row = await session.scalar(self._with(email).where(UserRow.command_id == command_id))
         return _user(row)
 
     async def add(
@@ -80,8 +82,11 @@ class PostgresPeople:
         Raises:
             EmailTaken: by someone whom another command created.
         """
+        if await self._taken(registration.email):
+            return await self._made_before(registration, command_id=command_id)
+        bucket = self._keys.bucket(registration.email)
         row = UserRow(
-            id=stamped(self._fresh_id(), bucket_of(registration.email)),
+            id=stamped(self._fresh_id(), bucket),
             email=registration.email,
             first_name=registration.first_name,
             last_name=registration.last_name,
@@ -93,12 +98,11 @@ class PostgresPeople:
         try:
             async with self._sessions.begin() as session:
                 session.add(row)
+                for entry in self._keys.entries(registration.email, bucket=bucket):
+                    session.add(EmailIndexRow(value=entry.value, user_id=row.id, key_id=entry.key_id))
         except IntegrityError as error:
             _expect_duplicate(error)
-            made = await self.made_by(command_id, email=registration.email)
-            if made is None:
-                raise EmailTaken from None
-            return made
+            return await self._made_before(registration, command_id=command_id)
         return _known(row)
 
     async def by_id(self, user_id: UUID) -> User | None:
@@ -109,11 +113,11 @@ class PostgresPeople:
     async def by_email(self, email: str) -> User | None:
         """The person with this address, which is normalised."""
         async with self._sessions.begin() as session:
-            return _user(await session.scalar(select(UserRow).where(UserRow.email == email)))
+            return _user(await session.scalar(self._with(email)))
 
     async def credentials(self, email: str) -> Credentials | None:
         """The person with this address, and their password hash."""
-        wanted = select(UserRow).where(UserRow.email == email).options(undefer(UserRow._password_hash))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        wanted = self._with(email).options(undefer(UserRow._password_hash))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         async with self._sessions.begin() as session:
             row = await session.scalar(wanted)
             if row is None:
@@ -126,6 +130,27 @@ class PostgresPeople:
         change = update(UserRow).where(UserRow.id == user_id, column == old).values({column: new})
         async with self._sessions.begin() as session:
             await session.execute(change, execution_options={"synchronize_session": False})
+
+    def _with(self, email: str) -> Select[UserRow]:
+        return (
+            select(UserRow)
+            .join(EmailIndexRow, EmailIndexRow.user_id == UserRow.id)
+            .where(EmailIndexRow.value.in_(self._keys.candidates(email)))
+        )
+
+    async def _taken(self, email: str) -> bool:
+        """Whether the address is someone's, or was someone's and is blocked. New people do not come into the buckets
+        of old ones and no one under retired keys, so that what the unique index does not see, it need not see.
+        """
+        taken = select(EmailIndexRow.user_id).where(EmailIndexRow.value.in_(self._keys.candidates(email))).limit(1)
+        async with self._sessions.begin() as session:
+            return bool((await session.execute(taken)).all())
+
+    async def _made_before(self, registration: Registration, *, command_id: UUID) -> User:
+        made = await self.made_by(command_id, email=registration.email)
+        if made is None:
+            raise EmailTaken
+        return made
 
 
 class PostgresFamily:

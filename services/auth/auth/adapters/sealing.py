@@ -35,6 +35,11 @@ class KeyEncryptionKey:
     def __repr__(self) -> str:
         return f"KeyEncryptionKey(id={self._files.primary_id})"
 
+    @property
+    def primary_id(self) -> str:
+        """The id of the present key, which says nothing of the key."""
+        return self._files.primary_id
+
     @classmethod
     def read(cls, path: Path, older: Iterable[Path] = ()) -> "KeyEncryptionKey":
         """Read the keys from files that hold 32 bytes in base64 each.

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from chassis.buckets import bucket_of
+from chassis.sealing.columns import SealedCell, SealedText, sealed
 from sqlalchemy import BigInteger, DateTime, Dialect, ForeignKey, Index, LargeBinary, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -25,7 +26,6 @@ def _of_command(command_id: UUID) -> int:
 
 
 _BY_ID: dict[Any, Callable[[UUID], int]] = {BUCKET: bucket_in}
-_BY_EMAIL: dict[Any, Callable[[str], int]] = {BUCKET: bucket_of}
 _BY_COMMAND: dict[Any, Callable[[UUID], int]] = {BUCKET: _of_command}
 
 
@@ -69,9 +69,13 @@ class UserRow(Row):
     __tablename__ = "users"
 
     id: Mapped[UUID] = mapped_column(primary_key=True, info=_BY_ID)
-    email: Mapped[str] = mapped_column(unique=True, info=_BY_EMAIL)
-    first_name: Mapped[str]
-    last_name: Mapped[str]
+    # Ciphertext, which opens in its row only; people are found by the blind index of their address (`sealed_tables`).
+    _email: Mapped[SealedCell] = mapped_column("sealed_email", SealedText("users", "email"))
+    _first_name: Mapped[SealedCell] = mapped_column("sealed_first_name", SealedText("users", "first_name"))
+    _last_name: Mapped[SealedCell] = mapped_column("sealed_last_name", SealedText("users", "last_name"))
+    email = sealed("_email", row="id")
+    first_name = sealed("_first_name", row="id")
+    last_name = sealed("_last_name", row="id")
     roles: Mapped[list[str]]
     command_id: Mapped[UUID] = mapped_column(unique=True)
     created_at: Mapped[datetime]

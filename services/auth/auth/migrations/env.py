@@ -2,6 +2,6 @@
 
 from chassis.database.migrations import run_environment
 
-from auth.adapters.tables import Row
+from auth.adapters.sealed_tables import Row
 
 run_environment(Row.metadata)

@@ -1,0 +1,99 @@
+"""What operators do about sealed data beside the running service: `migrate`, `unseal` and `rotate-data-keys`."""
+
+import argparse
+import json
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from chassis.database.engine import create_engine
+from chassis.database.migrations import downgrade, upgrade
+from chassis.sealing.columns import seal_with
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from auth.adapters.data_keys import DataKeys
+from auth.adapters.rotation import Keys, Rotation
+from auth.adapters.sealing_people import Progress, open_people, rewritten, seal_people, some_unsealed
+from auth.adapters.sharding import Shards, sharded_sessions
+from auth.bootstrap import assembled, key_encryption_key_of, now
+from auth.settings import Settings
+
+_MIGRATIONS = "auth.migrations"
+_EXPANDED = "0004"
+"""The revision in which people may be plain or sealed."""
+
+
+async def migrate(settings: Settings, arguments: list[str]) -> int:  # noqa: ARG001 - there are none
+    """Bring the databases up to date. People from before names and addresses were sealed are sealed on the way."""
+    dsns, role = _owned(settings), settings.service_role or "auth"
+    await upgrade(_MIGRATIONS, dsns, role, _EXPANDED)
+    async with _engines(dsns) as engines:
+        if await some_unsealed(engines):
+            async for progress in seal_people(engines, await _keys(settings, engines)):
+                _tell(progress)
+            await rewritten(engines)
+    await upgrade(_MIGRATIONS, dsns, role)
+    return 0
+
+
+async def unseal(settings: Settings, arguments: list[str]) -> int:  # noqa: ARG001 - there are none
+    """Open everybody's names and addresses again, for a version from before they were sealed, to which the migrations
+    may then be taken back. What was added to the databases since is taken back too.
+    """
+    dsns, role = _owned(settings), settings.service_role or "auth"
+    async with _engines(dsns) as engines:
+        keys = await _keys(settings, engines)
+        await downgrade(_MIGRATIONS, dsns, role, _EXPANDED)
+        async for progress in open_people(engines, keys):
+            _tell(progress)
+    return 0
+
+
+async def rotate_data_keys(settings: Settings, arguments: list[str]) -> int:
+    """Seal everything anew under new keys, while the service goes on: `rotate-data-keys [columns|index|wrapping|all]`.
+
+    Prints a line of JSON for each step forward. What breaks off goes on when the command is given again. For a new
+    key-encryption key: give the services the new file, and the one before as ALMAGEST_OLDER_KEY_ENCRYPTION_KEY_FILES,
+    restart them, run this with `wrapping`, then take the older one away.
+    """
+    parser = argparse.ArgumentParser(prog="python -m auth rotate-data-keys", description=rotate_data_keys.__doc__)
+    parser.add_argument("keys", nargs="?", default=Keys.ALL, type=Keys, choices=list(Keys))
+    given = parser.parse_args(arguments)
+    async with assembled(settings) as parts:
+        rotation = Rotation(
+            parts.engines, parts.data_keys, parts.key_encryption_key, clock=now, settle=settings.key_settlement
+        )
+        async for progress in rotation.run(given.keys):
+            _tell(progress)
+    return 0
+
+
+def _owned(settings: Settings) -> Sequence[str]:
+    return settings.migration_database_urls or settings.database_urls
+
+
+@asynccontextmanager
+async def _engines(dsns: Sequence[str]) -> AsyncGenerator[list[AsyncEngine]]:
+    async with AsyncExitStack() as stack:
+        engines: list[AsyncEngine] = []
+        for shard, dsn in enumerate(dsns):
+            engine = create_engine(
+                dsn, name=f"users_{shard}_owned", size=1, statement_timeout=600.0, hide_parameters=True
+            )
+            stack.push_async_callback(engine.dispose)
+            engines.append(engine)
+        yield engines
+
+
+async def _keys(settings: Settings, engines: Sequence[AsyncEngine]) -> DataKeys:
+    shards = Shards(len(engines))
+    keys = DataKeys(sharded_sessions(shards, engines), shards, key_encryption_key_of(settings), clock=now)
+    for engine in engines:
+        seal_with(engine, keys.ring)
+    await keys.open()
+    return keys
+
+
+def _tell(progress: Progress) -> None:
+    sys.stdout.write(json.dumps({"step": progress.step, "total": progress.total, "done": progress.done}) + "\n")
+    sys.stdout.flush()
