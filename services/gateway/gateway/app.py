@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from gateway.application.changes import Feeds
+from gateway.application.payloads import Payloads
 from gateway.application.people import People
 from gateway.application.ports import Ports
 from gateway.application.quotas import Quota, Quotas
@@ -24,6 +25,7 @@ from gateway.entrypoints import (
     jobs,
     openapi,
     operations,
+    payloads,
     products,
     projections,
     sessions,
@@ -50,6 +52,7 @@ _ROUTERS = (
     jobs.router,
     projections.router,
     operations.router,
+    payloads.router,
 )
 _ROUTES = tuple(route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute))
 _NAMES: Mapping[Any, str] = {route.endpoint: route.path for route in _ROUTES}
@@ -84,6 +87,7 @@ def create_app(
     application.state.settings = settings
     application.state.ports = ports
     # People first: a feed that looks again must not find what was just revoked.
+    application.state.payloads = Payloads(ports.payload_keys, ports.nonces)
     application.state.people = People(ports.auth, revocations=revocations)
     revocations.listen(lambda _: feeds.recheck(revocations))
     application.state.readiness = readiness

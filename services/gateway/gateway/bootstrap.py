@@ -10,9 +10,11 @@ from chassis.redis import connect
 from chassis.rpc.channel import Channel
 from redis.asyncio import Redis
 
-from gateway.adapters import auth, catalog_command, catalog_query, operators, worker
+from gateway.adapters import auth, catalog_command, catalog_query, operators, payload_keys, worker
 from gateway.adapters.changes import GrpcChanges
+from gateway.adapters.nonces import NoNonces, RedisNonces
 from gateway.adapters.operators import GrpcOperators
+from gateway.adapters.payload_keys import GrpcPayloadKeys
 from gateway.adapters.redis import NoKeyMemory, RedisKeyMemory, RedisQuotas
 from gateway.app import create_app
 from gateway.application.changes import Feeds
@@ -31,7 +33,7 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
     async with AsyncExitStack() as stack:
         chassis = await stack.enter_async_context(Chassis[Settings].open(SERVICE, settings))
         channels = {
-            "auth": chassis.channel("auth", retryable=auth.RETRYABLE),
+            "auth": chassis.channel("auth", retryable=auth.RETRYABLE | payload_keys.RETRYABLE),
             "catalog-command": chassis.channel("catalog-command"),
             "catalog-query": chassis.channel("catalog-query", retryable=catalog_query.RETRYABLE | operators.RETRYABLE),
             "worker": chassis.channel("worker", retryable=worker.RETRYABLE),
@@ -49,6 +51,8 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
             keys=NoKeyMemory() if redis is None else RedisKeyMemory(redis),
             changes=GrpcChanges(channels["catalog-query"]),
             operators=GrpcOperators(channels["catalog-query"]),
+            nonces=NoNonces() if redis is None else RedisNonces(redis),
+            payload_keys=GrpcPayloadKeys(channels["auth"]),
         )
         quotas = Quotas(None if redis is None else RedisQuotas(redis))
         sharing = asyncio.create_task(quotas.share())

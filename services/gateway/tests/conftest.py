@@ -22,6 +22,7 @@ from .fake_catalog import Catalog
 from .fake_changes import FakeChanges
 from .fake_keys import MemoryKeys
 from .fake_operators import FakeOperators
+from .fake_payloads import FakePayloadKeys, MemoryNonces
 from .fake_worker import FakeWorker
 
 
@@ -38,7 +39,19 @@ class Fakes:
         self.changes = FakeChanges()
         self.operators = FakeOperators()
         self.feeds = Feeds(per_person=settings.changes_feeds_per_person)
-        self.ports = Ports(self.auth, self.catalog, self.catalog, self.worker, self.keys, self.changes, self.operators)
+        self.nonces = MemoryNonces()
+        self.payload_keys = FakePayloadKeys()
+        self.ports = Ports(
+            auth=self.auth,
+            catalog_command=self.catalog,
+            catalog_query=self.catalog,
+            worker=self.worker,
+            keys=self.keys,
+            changes=self.changes,
+            operators=self.operators,
+            nonces=self.nonces,
+            payload_keys=self.payload_keys,
+        )
         self.quotas = Quotas()
         self.revocations = Revocations()
         self.app = create_app(settings, self.ports, self.readiness, self.quotas, self.feeds, self.revocations)

@@ -6,10 +6,12 @@ header names method and target, when it was made, and an id that is taken once.
 """
 
 import asyncio
+import contextvars
+import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 import structlog
@@ -23,8 +25,8 @@ WINDOW_SECONDS: Final = 300.0
 LONGEST_ID: Final = 128
 _PURPOSE: Final = "payload"
 _REFRESH_SECONDS: Final = 60.0
-_RETRY_SECONDS: Final = 1.0
-_UNKNOWN_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 1.0
+"""How often auth is asked at most, whatever strangers send."""
 
 _logger = structlog.stdlib.get_logger(__name__)
 
@@ -58,28 +60,29 @@ class Opened:
     header: Header
 
 
+class PayloadKeys(Protocol):
+    """Where the keys come from."""
+
+    async def list(self) -> Sequence[OwnKey]:
+        """The keys that may still be used."""
+        ...
+
+
 class Payloads:
-    """The keys of this process, and the opening of messages.
+    """The keys of this process, asked for when they are needed and a minute old, and the opening of messages."""
 
-    `fetch` asks auth for the keys.
-    """
-
-    def __init__(self, fetch: Callable[[], Awaitable[Sequence[OwnKey]]], nonces: Nonces) -> None:
-        self._fetch = fetch
+    def __init__(self, keys: PayloadKeys, nonces: Nonces) -> None:
+        self._source = keys
         self._nonces = nonces
         self._keys: dict[str, PrivateKey] = {}
         self._jwks = b""
-        self._asked_at = -_UNKNOWN_SECONDS
-        self._asking: asyncio.Task[bool] | None = None
+        self._known_at = -math.inf
+        self._asked_at = -math.inf
+        self._asking: asyncio.Task[None] | None = None
 
-    async def watch(self) -> None:
-        """Ask for the keys now and then, for ever, so that a rotation reaches us before it reaches clients."""
-        while True:
-            known = await self._refreshed()
-            await asyncio.sleep(_REFRESH_SECONDS if known else _RETRY_SECONDS)
-
-    def jwks(self) -> bytes:
-        """The published keys as a JWK set (RFC 7517); empty while there are none yet."""
+    async def jwks(self) -> bytes:
+        """The published keys as a JWK set (RFC 7517); empty when there were none to be had yet."""
+        await self._fresh(_REFRESH_SECONDS)
         return self._jwks
 
     async def opened(self, message: bytes, suite: Suite, *, method: str, target: str) -> Opened:
@@ -107,34 +110,37 @@ class Payloads:
         return Opened(plaintext, header)
 
     async def _key(self, key_id: str) -> PrivateKey:
-        key = self._keys.get(key_id)
-        if key is None and (self._asking is not None or time.monotonic() - self._asked_at > _UNKNOWN_SECONDS):
-            # A stranger's key ids must not make us ask auth at the stranger's rate.
-            await self._refreshed()
-            key = self._keys.get(key_id)
-        if key is None:
-            raise UnknownPayloadKey
-        return key
-
-    async def _refreshed(self) -> bool:
-        """Ask auth, for all who want to know at once."""
-        if self._asking is None:
-            self._asked_at = time.monotonic()
-            self._asking = asyncio.get_running_loop().create_task(self._ask())
-        return await asyncio.shield(self._asking)
-
-    async def _ask(self) -> bool:
+        await self._fresh(_REFRESH_SECONDS)
+        if key_id not in self._keys:
+            # Another gateway may have published it since.
+            await self._fresh(_AGAIN_SECONDS)
         try:
-            keys = await self._fetch()
+            return self._keys[key_id]
+        except KeyError:
+            raise UnknownPayloadKey from None
+
+    async def _fresh(self, seconds: float) -> None:
+        """See that the keys are at most so many seconds old, if auth can be asked; else the old ones serve on."""
+        now = time.monotonic()
+        if self._asking is None and now - self._known_at > seconds and now - self._asked_at > _AGAIN_SECONDS:
+            self._asked_at = now
+            # In a context of its own: it serves all callers, with nobody's deadline or trace.
+            self._asking = asyncio.get_running_loop().create_task(self._ask(), context=contextvars.Context())
+        if self._asking is not None:
+            await asyncio.shield(self._asking)
+
+    async def _ask(self) -> None:
+        try:
+            keys = await self._source.list()
         except (ChassisError, TimeoutError) as error:
             _logger.warning("the keys of encrypted payloads cannot be had", problem=str(error))
-            return False
+        else:
+            self._known_at = time.monotonic()
+            self._keys = {own.key_id: own.key for own in keys}
+            jwks: list[Any] = [own.key.public.jwk() for own in keys if own.published]
+            self._jwks = orjson.dumps({"keys": jwks})
         finally:
             self._asking = None
-        self._keys = {own.key_id: own.key for own in keys}
-        jwks: list[Any] = [own.key.public.jwk() for own in keys if own.published]
-        self._jwks = orjson.dumps({"keys": jwks})
-        return True
 
 
 def _text(header: Header, name: str) -> str:

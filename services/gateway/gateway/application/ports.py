@@ -15,6 +15,9 @@ from almagest.auth.v1 import auth_pb2
 from almagest.catalog.v1 import changes_pb2, command_pb2, past_pb2, projections_pb2, query_pb2, schedules_pb2
 from almagest.jobs.v1 import jobs_pb2
 
+from gateway.application.nonces import Nonces
+from gateway.application.payloads import PayloadKeys
+
 
 @dataclass(frozen=True, slots=True)
 class Person:
@@ -292,3 +295,5 @@ class Ports:
     keys: KeyMemory
     changes: Changes
     operators: Operators
+    nonces: Nonces
+    payload_keys: PayloadKeys

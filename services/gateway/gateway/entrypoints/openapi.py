@@ -27,6 +27,7 @@ Errors are
 """
 _TAGS = [
     {"name": "sessions", "description": "Log in and out."},
+    {"name": "encryption", "description": "Keys for bodies that nobody between you and the gateway can read."},
     {"name": "users", "description": "People and what they may do."},
     {"name": "products", "description": "The catalog."},
     {"name": "schedules", "description": "What takes effect at a time."},

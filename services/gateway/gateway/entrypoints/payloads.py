@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from gateway.application.nonces import NoncesAway
 from gateway.application.payloads import Opened, PayloadReplayed, Payloads, StalePayload, UnknownPayloadKey
 from gateway.entrypoints.bodies import check_encoding, read_body
-from gateway.entrypoints.documentation import problems
+from gateway.entrypoints.documentation import problems, success
 from gateway.problems import Refused, bad_request
 
 ENCRYPT_TO: Final = "Almagest-Encrypt-To"
@@ -30,16 +30,24 @@ _KEYS_SCHEMA = {
     "properties": {"keys": {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "string"}}}},
 }
 
+_ENCRYPT_TO_PARAMETER = {
+    "name": ENCRYPT_TO,
+    "in": "header",
+    "required": False,
+    "description": (
+        f"A public key of yours, a JWK in base64url, to encrypt the answer to: {' or '.join(MEDIA_TYPES)}, which Accept"
+        f" must allow. The body may be of these types too, encrypted to a key of {KEYS_PATH}."
+    ),
+    "schema": {"type": "string", "maxLength": _LONGEST_KEY},
+}
+
 
 @router.get(
     KEYS_PATH,
     operation_id="listPayloadKeys",
     summary="Keys to encrypt to",
     responses={
-        200: {
-            "description": "A JWK set, with one key per suite",
-            "content": {"application/jwk-set+json": {"schema": _KEYS_SCHEMA}},
-        },
+        200: success("A JWK set, with one key per suite", _KEYS_SCHEMA, media_type="application/jwk-set+json"),
         **problems(429, 503),
     },
 )
@@ -48,7 +56,7 @@ async def list_payload_keys(request: Request) -> Response:
     encrypted to one that was published in the last day still opens.
     """
     payloads: Payloads = request.app.state.payloads
-    jwks = payloads.jwks()
+    jwks = await payloads.jwks()
     if not jwks:
         raise Refused(
             503, "PAYLOAD_KEYS_UNAVAILABLE", "The keys cannot be had at the moment.", extra_headers={"Retry-After": "1"}
@@ -59,6 +67,23 @@ async def list_payload_keys(request: Request) -> Response:
 
 class PrivateRoute(APIRoute):
     """A route whose bodies hold personal data: it takes them encrypted too, and answers so when it is given a key."""
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        responses: Mapping[int | str, dict[str, Any]] | None = None,
+        openapi_extra: Mapping[str, Any] | None = None,
+        **rest: Any,
+    ) -> None:
+        super().__init__(
+            path,
+            endpoint,
+            responses={**problems(406, 409, 503), **(responses or {})},
+            openapi_extra={**(openapi_extra or {}), "parameters": [_ENCRYPT_TO_PARAMETER]},
+            **rest,
+        )
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What serves a request."""

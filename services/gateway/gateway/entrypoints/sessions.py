@@ -7,10 +7,11 @@ from starlette.responses import Response
 from gateway.entrypoints.bodies import JsonBody
 from gateway.entrypoints.dependencies import Backends, json_response
 from gateway.entrypoints.documentation import WITH_BODY, body, problems, success
+from gateway.entrypoints.payloads import PrivateRoute
 from gateway.representations.people import Session, Tokens, User
 from gateway.requests import LogIn, RefreshToken
 
-router = APIRouter(tags=["sessions"])
+router = APIRouter(tags=["sessions"], route_class=PrivateRoute)
 _CREDENTIALS = {"email": "ada@example.com", "password": "correct horse battery staple"}
 
 

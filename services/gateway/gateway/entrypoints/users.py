@@ -8,11 +8,12 @@ from gateway import types
 from gateway.entrypoints.bodies import JsonBody
 from gateway.entrypoints.dependencies import REPLAYED, Asker, Backends, IdempotencyKey, json_response, uuid_of
 from gateway.entrypoints.documentation import ASKED, IDEMPOTENCY, LOCATION, WITH_BODY, WRITE, body, problems, success
+from gateway.entrypoints.payloads import PrivateRoute
 from gateway.entrypoints.writes import a_write
 from gateway.representations.people import ROLES, User
 from gateway.requests import FindUser, NewUser
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], route_class=PrivateRoute)
 _ADA = {
     "email": "ada@example.com",
     "password": "correct horse battery staple",
