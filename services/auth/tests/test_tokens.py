@@ -189,7 +189,7 @@ async def test_what_our_own_key_signed_for_something_else_is_refused(
 async def set_roles(databases: Any, user: wire.User, *roles: str) -> None:
     for dsn in databases.owner:
         connection = await asyncpg.connect(dsn)
-        await connection.execute("UPDATE users SET roles = $1 WHERE email = $2", list(roles), user.email)
+        await connection.execute("UPDATE users SET roles = $1 WHERE id = $2", list(roles), user.user_id)
         await connection.close()
 
 
