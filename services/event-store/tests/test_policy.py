@@ -1,6 +1,7 @@
 """Who may call what, over real mTLS: the whole table, cell by cell, and the persons of appends."""
 
 import time
+import uuid
 
 import grpc
 import pytest
@@ -15,7 +16,7 @@ from event_store.entrypoints.policy import ADMINISTRATION, POLICY, SERVICE
 
 WORKLOADS = ("gateway", "auth", "catalog-command", "catalog-query", "worker", "operator", "event-store")
 MAY = {
-    "Append": {"catalog-command"},
+    "Append": {"catalog-command", "auth"},
     "GetAppend": {"catalog-command", "catalog-query", "worker"},
     "ReadStream": {"catalog-command", "catalog-query", "worker"},
     "BatchReadStreams": {"catalog-command", "catalog-query", "worker"},
@@ -138,3 +139,34 @@ async def test_each_item_acts_for_its_own_person(store, transaction_tokens):
         [event] = await command.read(stream)
         assert event.metadata.actor == person
         assert event.recorded_at.ToNanoseconds() / 1e9 >= began - 5
+
+
+async def test_auth_writes_its_audit_and_nothing_else(store):
+    """On its own account, for whom it says; its certificate is what is believed."""
+    async with store.connect("auth") as auth:
+        stream = f"audit-{uuid.uuid4()}"
+        item = store.command.item(stream, [b"logged in"], token="")
+        item.events[0].metadata.actor = "anna"
+        elsewhere = store.command.item(store.command.stream(), token="")
+        with_more = store.command.item(f"audit-{uuid.uuid4()}", token="")
+        with_more.also.add(stream=store.command.stream(), partition_key=with_more.stream[6:]).any.SetInParent()
+        written, refused, partly = await auth.append(item, elsewhere, with_more)
+    assert written.HasField("appended")
+    assert refused.problem.reason == "CATEGORY_NOT_ALLOWED"
+    assert partly.problem.reason == "CATEGORY_NOT_ALLOWED"
+    [event] = await store.command.read(stream)
+    assert (event.metadata.actor, event.metadata.workload) == ("anna", "spiffe://almagest.internal/auth")
+
+
+async def test_nobody_else_writes_to_the_audit_or_ends_it(store):
+    """Neither those who change the catalog, whoever they do it for, nor those who run the log."""
+    stream = f"audit-{uuid.uuid4()}"
+    [refused] = await store.command.append(store.command.item(stream))
+    assert refused.problem.reason == "CATEGORY_NOT_ALLOWED"
+    for workload in ("catalog-command", "operator"):
+        async with store.connect(workload) as client:
+            request = event_store_pb2.SetStreamMetadataRequest(append_id=str(uuid.uuid4()), stream=stream)
+            request.metadata.max_count = 1
+            with pytest.raises(RemoteProblem) as problem:
+                await client.stub.SetStreamMetadata(request, timeout=10)
+            assert problem.value.reason == "CATEGORY_NOT_ALLOWED"

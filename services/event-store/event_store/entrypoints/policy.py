@@ -2,11 +2,15 @@
 
 from typing import Final
 
+from chassis.errors import PermissionDenied
 from chassis.policy import Person, Policy, Rule
 
 SERVICE: Final = "almagest.eventstore.v1.EventStoreService"
 ADMINISTRATION: Final = "almagest.eventstore.v1.EventStoreAdministrationService"
 WRITE: Final = "catalog:write"
+AUDIT: Final = "audit"
+"""The category of what auth has to say about the acts of people."""
+AUDITOR: Final = "auth"
 
 # Reading is between services: they read on their own account, for projections that serve everybody.
 _READERS: Final = frozenset({"catalog-command", "catalog-query", "worker"})
@@ -14,7 +18,8 @@ _OPERATORS: Final = frozenset({"operator"})
 _FOLLOWERS: Final = frozenset({"catalog-query", "worker"})
 
 POLICY: Final[Policy] = {
-    f"/{SERVICE}/Append": Rule(frozenset({"catalog-command"}), Person.PER_ITEM, frozenset({WRITE})),
+    # Auth on its own account, see `writes_to`.
+    f"/{SERVICE}/Append": Rule(frozenset({"catalog-command", AUDITOR}), Person.PER_ITEM, frozenset({WRITE})),
     f"/{SERVICE}/GetAppend": Rule(_READERS, Person.NONE),
     f"/{SERVICE}/ReadStream": Rule(_READERS, Person.NONE),
     f"/{SERVICE}/BatchReadStreams": Rule(_READERS, Person.NONE),
@@ -30,3 +35,16 @@ POLICY: Final[Policy] = {
     f"/{ADMINISTRATION}/ArchiveEvents": Rule(_OPERATORS, Person.NONE),
     f"/{ADMINISTRATION}/ListArchives": Rule(_OPERATORS, Person.NONE),
 }
+
+
+def writes_to(category: str, *, auditing: bool) -> None:
+    """See that auth writes to the streams of its audit and to no others, and nobody else to them: neither those who
+    change the catalog nor those who run the log can put words in, or end a stream.
+
+    Raises:
+        PermissionDenied: It is otherwise.
+    """
+    if auditing != (category == AUDIT):
+        raise PermissionDenied(
+            "The calling workload may not write to streams of this category.", reason="CATEGORY_NOT_ALLOWED"
+        )

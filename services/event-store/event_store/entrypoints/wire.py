@@ -140,10 +140,10 @@ def writable(at: Place, faults: Faults, field: str = "stream") -> None:
 
 
 def append(
-    message: event_store_pb2.Append, limits: Limits, buckets: Places, claims: Claims, workload: str
+    message: event_store_pb2.Append, limits: Limits, buckets: Places, claims: Claims | None, workload: str
 ) -> tuple[int, Append]:
     """The shard and the append that a message asks for. Who writes is what the claims and the caller's certificate
-    say, whatever the message says.
+    say, whatever the message says; without claims a service writes on its own account, and says for whom.
 
     Raises:
         InvalidRequest: It is not well formed or over a limit.
@@ -211,7 +211,7 @@ def _also(
     stream: str,
     limits: Limits,
     buckets: Places,
-    claims: Claims,
+    claims: Claims | None,
     workload: str,
     faults: Faults,
 ) -> tuple[Sequence[Part], int]:
@@ -263,7 +263,7 @@ def _event(
     event: event_pb2.NewEvent,
     traceparent: str,
     limits: Limits,
-    claims: Claims,
+    claims: Claims | None,
     workload: str,
     faults: Faults,
 ) -> NewEvent:
@@ -289,8 +289,9 @@ def _event(
             maximum=limits.max_payload_bytes,
         )
     metadata = event.metadata
-    metadata.actor = claims.subject
-    metadata.transaction_id = claims.transaction_id
+    if claims is not None:
+        metadata.actor = claims.subject
+        metadata.transaction_id = claims.transaction_id
     metadata.workload = workload
     if not metadata.traceparent:
         metadata.traceparent = traceparent

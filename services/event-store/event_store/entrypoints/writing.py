@@ -16,8 +16,9 @@ from event_store.application.append_loop import Answer, AppendLoop
 from event_store.application.shard_map import Places
 from event_store.domain.append import Append, Appended
 from event_store.domain.errors import BucketMoved, StaleShardMap
+from event_store.domain.stream import category_of
 from event_store.entrypoints import stream_metadata, wire
-from event_store.entrypoints.policy import WRITE
+from event_store.entrypoints.policy import AUDITOR, WRITE, writes_to
 from event_store.entrypoints.wire import Limits
 
 _MAXIMUM_SECONDS = 60.0
@@ -85,17 +86,20 @@ class WritingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
         now = asyncio.get_running_loop().time()
         left = remaining()
         latest = now + (_MAXIMUM_SECONDS if left is None else left)
-        workload = str(current_caller())
+        caller = current_caller()
+        workload, auditing = str(caller), caller.service == AUDITOR
         people: dict[str, Claims | Exception] = {}
         shares: dict[int, _Share] = {}
         for index, message in enumerate(messages):
             try:
-                person = people.get(message.transaction_token)
-                if person is None:
+                person = None if auditing else people.get(message.transaction_token)
+                if person is None and not auditing:
                     person = people[message.transaction_token] = await self._person(message.transaction_token)
                 if isinstance(person, Exception):
                     raise person  # noqa: TRY301 - answered below like every other problem of this item
                 shard, append = wire.append(message, self._limits, self._buckets, person, workload)
+                for category in (append.category, *(part.category for part in append.also)):
+                    writes_to(category, auditing=auditing)
             except Exception as error:  # noqa: BLE001 - it answers this item, by the table
                 results[index].problem.CopyFrom(self._errors.problem(error))
                 continue
@@ -158,6 +162,7 @@ class WritingServicer(event_store_pb2_grpc.EventStoreServiceServicer):
             person = await self._verifier.verify(metadata[METADATA_KEY])
             person.require(WRITE)
         shard, append = stream_metadata.setting(request, self._limits, self._buckets, person, str(current_caller()))
+        writes_to(category_of(request.stream) or "", auditing=False)
         left = remaining()
         deadline = asyncio.get_running_loop().time() + (_MAXIMUM_SECONDS if left is None else left)
         [answer] = await self._submit(shard, _Share([0], [append], [deadline]))
