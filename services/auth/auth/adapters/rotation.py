@@ -7,7 +7,7 @@ which every replica reads the keys anew (`settle`).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ class _Wrapped(NamedTuple):
     table: str
     keys: tuple[str, ...]
     column: str
-    context: Callable[..., str]
+    context: Callable[[Mapping[str, Any]], str]
 
 
 WRAPPED = (
@@ -51,12 +51,12 @@ WRAPPED = (
         "data_keys",
         ("key_id", "purpose"),
         "wrapped",
-        lambda key_id, purpose: wrapping_context(Purpose(purpose), key_id),
+        lambda row: wrapping_context(Purpose(row["purpose"]), row["key_id"]),
     ),
-    _Wrapped("subject_keys", ("subject_id",), "wrapped", subject_context),
-    _Wrapped("signing_keys", ("kid",), "sealed_private_key", lambda kid: f"signing key {kid}"),
-    _Wrapped("access_keys", ("id",), "sealed_secret", lambda key_id: f"access key {key_id}"),
-    _Wrapped("erasures", ("user_id",), "sealed_terms", lambda user_id: f"erasure {user_id}"),
+    _Wrapped("subject_keys", ("subject_id",), "wrapped", lambda row: subject_context(row["subject_id"])),
+    _Wrapped("signing_keys", ("kid",), "sealed_private_key", lambda row: f"signing key {row['kid']}"),
+    _Wrapped("access_keys", ("id",), "sealed_secret", lambda row: f"access key {row['id']}"),
+    _Wrapped("erasures", ("user_id",), "sealed_terms", lambda row: f"erasure {row['user_id']}"),
 )
 """All that is sealed under the key-encryption key; a test compares it with the columns of the databases."""
 
@@ -237,7 +237,7 @@ class Rotation:
                     return
                 for row in rows:
                     place = {key: getattr(row, key) for key in wrapped.keys}
-                    context = wrapped.context(*place.values())
+                    context = wrapped.context(place)
                     secret = await self._key_encryption_key.unwrap(row.sealed, context=context)
                     sealed = await self._key_encryption_key.wrap(secret, context=context)
                     await connection.execute(change, {**place, "sealed": sealed})

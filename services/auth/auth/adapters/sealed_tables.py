@@ -13,7 +13,13 @@ from auth.domain.identifiers import bucket_in
 
 _BUCKET_BYTES = 2
 _BY_ID: dict[Any, Any] = {BUCKET: bucket_in}
-_BY_INDEX: dict[Any, Any] = {BUCKET: lambda value: int.from_bytes(value[:_BUCKET_BYTES], "big")}
+
+
+def _bucket_in_index(value: bytes) -> int:
+    return int.from_bytes(value[:_BUCKET_BYTES], "big")
+
+
+_BY_INDEX: dict[Any, Any] = {BUCKET: _bucket_in_index}
 
 
 def index_value(bucket: int, digest: bytes) -> bytes:
