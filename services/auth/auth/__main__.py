@@ -1,8 +1,8 @@
-"""`python -m auth [serve|migrate|unseal|create-admin|rotate-data-keys|rotate-keys]`."""
+"""`python -m auth [serve|migrate|unseal|create-admin|rotate-data-keys|rotate-keys|rotate-payload-keys]`."""
 
 from chassis.process import main
 
-from auth.administration import create_admin, rotate_keys
+from auth.administration import create_admin, rotate_keys, rotate_payload_keys
 from auth.bootstrap import bootstrap
 from auth.sealing_administration import migrate, rotate_data_keys, unseal
 from auth.settings import Settings
@@ -18,5 +18,6 @@ if __name__ == "__main__":
             "rotate-data-keys": rotate_data_keys,
             "create-admin": create_admin,
             "rotate-keys": rotate_keys,
+            "rotate-payload-keys": rotate_payload_keys,
         },
     )

@@ -1,4 +1,7 @@
-"""What operators do beside the running service: `create-admin` and `rotate-keys`. Each prints one line of JSON."""
+"""What operators do beside the running service: `create-admin`, `rotate-keys`, `rotate-payload-keys`.
+
+Each prints one line of JSON.
+"""
 
 import argparse
 import json
@@ -9,6 +12,7 @@ from pathlib import Path
 from chassis.ids import uuid7
 
 from auth.application import keys as lives
+from auth.application import payload_keys
 from auth.application.people import create_first_admin, is_admin
 from auth.bootstrap import assembled, now
 from auth.domain.errors import AuthError
@@ -70,6 +74,25 @@ async def rotate_keys(settings: Settings, arguments: list[str]) -> int:
             keys = await lives.rotate_keys(
                 keys=parts.signing_keys, forge=parts.forge, clock=now, published_for=published_for
             )
+    except AuthError as error:
+        return _refuse(str(error))
+    _print({"keys": {key.kid: key.state for key in keys}})
+    return 0
+
+
+async def rotate_payload_keys(settings: Settings, arguments: list[str]) -> int:
+    """Publish the next keys that bodies are encrypted to, one per suite, in the place of those that are used:
+    `rotate-payload-keys [--now]`.
+
+    `--now` does not wait until gateways know the next keys: for when one has leaked. Prints `{"keys": {kid: state}}`.
+    """
+    parser = argparse.ArgumentParser(prog="python -m auth rotate-payload-keys", description=rotate_payload_keys.__doc__)
+    parser.add_argument("--now", action="store_true")
+    given = parser.parse_args(arguments)
+    published_for = settings.key_publication * (0 if given.now else 1)
+    try:
+        async with assembled(settings) as parts:
+            keys = await payload_keys.rotate_payload_keys(parts.payload_kinds, clock=now, published_for=published_for)
     except AuthError as error:
         return _refuse(str(error))
     _print({"keys": {key.kid: key.state for key in keys}})

@@ -6,10 +6,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from almagest.auth.v1 import access_keys_pb2, access_keys_pb2_grpc, auth_pb2, auth_pb2_grpc
+from almagest.auth.v1 import (
+    access_keys_pb2,
+    access_keys_pb2_grpc,
+    auth_pb2,
+    auth_pb2_grpc,
+    payload_keys_pb2,
+    payload_keys_pb2_grpc,
+)
 from chassis.database.engine import create_engine
 from chassis.identity.spiffe import SpiffeId
 from chassis.ids import uuid7
+from chassis.payloads import Suite
 from chassis.process import Assembly, Chassis
 from chassis.sealing.columns import seal_with
 from chassis.sealing.subjects import SubjectSealer
@@ -20,6 +28,7 @@ from auth.adapters.access_keys import PostgresAccessKeys
 from auth.adapters.argon2 import Argon2Passwords
 from auth.adapters.data_keys import DataKeys
 from auth.adapters.jose import KeyForge, KeyRing, fresh_pair
+from auth.adapters.payload_keys import PayloadKeyForge, PostgresPayloadKeys
 from auth.adapters.postgres import PostgresPeople, PostgresSessions, PostgresSigningKeys
 from auth.adapters.revocations import PostgresRevocations
 from auth.adapters.sealing import KeyEncryptionKey, KeyEncryptionKeyError
@@ -27,11 +36,13 @@ from auth.adapters.sharding import Shards, sharded_sessions
 from auth.adapters.subject_keys import PostgresSubjectKeys
 from auth.application import access_keys
 from auth.application.keys import ensure_keys
+from auth.application.payload_keys import Kinds, ensure_payload_keys
 from auth.application.sessions import Terms
 from auth.domain import access_keys as access_key_rules
 from auth.domain.sessions import SECRET_BYTES
 from auth.entrypoints.access_keys import AccessKeyServicer
 from auth.entrypoints.errors import ERRORS
+from auth.entrypoints.payload_keys import PayloadKeyServicer, keep_renewing
 from auth.entrypoints.policy import POLICY
 from auth.entrypoints.revocations import RevocationNews
 from auth.entrypoints.servicer import AuthServicer, Ports
@@ -39,6 +50,7 @@ from auth.settings import Settings
 
 _SERVICE = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
 _ACCESS_KEYS = access_keys_pb2.DESCRIPTOR.services_by_name["AccessKeyService"].full_name
+_PAYLOAD_KEYS = payload_keys_pb2.DESCRIPTOR.services_by_name["PayloadKeyService"].full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,8 @@ class Parts:
     sessions: PostgresSessions
     signing_keys: PostgresSigningKeys
     access_keys: PostgresAccessKeys
+    payload_keys: PostgresPayloadKeys
+    payload_kinds: Kinds
     revocations: PostgresRevocations
     passwords: Argon2Passwords
     key_encryption_key: KeyEncryptionKey
@@ -114,6 +128,11 @@ async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
             people=PostgresPeople(sessions, data_keys, fresh_id=uuid7),
             sessions=PostgresSessions(sessions, revocations),
             signing_keys=PostgresSigningKeys(sessions, shards),
+            payload_keys=PostgresPayloadKeys(sessions, shards),
+            payload_kinds={
+                suite: (PostgresPayloadKeys(sessions, shards, suite), PayloadKeyForge(key_encryption_key, suite))
+                for suite in Suite
+            },
             access_keys=PostgresAccessKeys(sessions, revocations, key_encryption_key),
             revocations=revocations,
             passwords=passwords,
@@ -149,6 +168,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             clock=now,
         )
         key_ring.take(await ensure_keys(keys=parts.signing_keys, forge=parts.forge, clock=now))
+        await ensure_payload_keys(parts.payload_kinds, clock=now)
 
         async def jwks() -> bytes:
             return key_ring.jwks()
@@ -186,6 +206,15 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         async def watch_data_keys() -> None:
             await parts.data_keys.watch(settings.key_refresh_seconds)
 
+        async def renew_payload_keys() -> None:
+            await keep_renewing(
+                parts.payload_kinds,
+                clock=now,
+                lifetime=settings.payload_key_lifetime,
+                published_for=settings.key_publication,
+                every=settings.payload_key_look_seconds,
+            )
+
         async def watch_revocations() -> None:
             await parts.revocations.watch(chassis.revocations)
 
@@ -197,9 +226,19 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
                     access_keys_pb2_grpc.add_AccessKeyServiceServicer_to_server,
                     AccessKeyServicer(_access_key_ports(settings, parts), signer=key_ring, terms=ports.terms),
                 ),
+                (
+                    _PAYLOAD_KEYS,
+                    payload_keys_pb2_grpc.add_PayloadKeyServiceServicer_to_server,
+                    PayloadKeyServicer(
+                        keys=parts.payload_keys,
+                        key_encryption_key=parts.key_encryption_key,
+                        overlap=settings.payload_key_overlap,
+                        clock=now,
+                    ),
+                ),
             ],
             policy=POLICY,
             errors=ERRORS,
-            tasks=[watch_keys, watch_data_keys, watch_revocations],
+            tasks=[watch_keys, watch_data_keys, watch_revocations, renew_payload_keys],
             probes={"databases": databases_answer},
         )

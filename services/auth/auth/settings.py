@@ -25,12 +25,26 @@ class Settings(DatabaseSettings):
     key_refresh_seconds: float = Field(default=10, gt=0)
     """How often a replica looks whether another one has rotated the signing keys or the data keys."""
 
+    payload_key_days: int = Field(default=30, ge=1, le=366)
+    """How long bodies are encrypted to a key before the next one is published in its place."""
+    payload_key_look_seconds: float = Field(default=600, gt=0)
+    """How often a replica looks whether that is so."""
     access_keys_per_person: int = Field(default=20, ge=1, le=1000)
     """How many access keys that are good one person may have."""
     access_key_days: int = Field(default=90, ge=1)
     """How long an access key is good for, unless it is asked for otherwise."""
     access_key_longest_days: int = Field(default=366, ge=1)
     """How long an access key may be good for."""
+
+    @property
+    def payload_key_lifetime(self) -> timedelta:
+        """How long a payload key is used."""
+        return timedelta(days=self.payload_key_days)
+
+    @property
+    def payload_key_overlap(self) -> timedelta:
+        """How long a retired payload key opens what was encrypted to it."""
+        return timedelta(days=1)
 
     @property
     def access_lifetime(self) -> timedelta:

@@ -26,4 +26,5 @@ POLICY: Policy = {
     f"{_ACCESS_KEYS}/RevokeAccessKey": Rule(callers=_GATEWAY, person=Person.REQUIRED),
     f"{_ACCESS_KEYS}/GetVerificationKey": Rule(callers=_GATEWAY, person=Person.NONE),
     f"{_ACCESS_KEYS}/ExchangeAccessKey": Rule(callers=_GATEWAY, person=Person.NONE),
+    "/almagest.auth.v1.PayloadKeyService/ListPayloadKeys": Rule(callers=_GATEWAY, person=Person.NONE),
 }
