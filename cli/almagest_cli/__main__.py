@@ -9,6 +9,7 @@ from almagest_cli.commands import (
     catalog,
     changes,
     history,
+    identity,
     jobs,
     local,
     log,
@@ -40,6 +41,7 @@ app.command(rich_help_panel=_RUN)(local.down)
 app.command(rich_help_panel=_RUN)(local.status)
 app.command(rich_help_panel=_RUN)(local.logs)
 app.command(rich_help_panel=_RUN)(local.reset)
+app.add_typer(identity.app, name="identity", rich_help_panel=_RUN)
 app.command(rich_help_panel=_DATA)(session.login)
 app.command(rich_help_panel=_DATA)(session.token)
 app.command(rich_help_panel=_DATA)(session.logout)

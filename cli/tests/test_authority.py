@@ -135,11 +135,12 @@ def test_the_web_certificate_serves_localhost_by_name_and_address_but_no_workloa
 
 def test_the_authority_is_found_again_and_its_key_is_private(tmp_path):
     """Opening the directory again gives the same authority, so what trusted it still does."""
-    first = LocalAuthority(tmp_path / "ca")
-    assert LocalAuthority(tmp_path / "ca").certificate == first.certificate
-    assert stat.S_IMODE((tmp_path / "ca" / "ca.key").stat().st_mode) == 0o600
-    (tmp_path / "ca" / "ca.key").unlink()
-    assert LocalAuthority(tmp_path / "ca").certificate != first.certificate
+    first = LocalAuthority(tmp_path / "ca").certificate
+    assert LocalAuthority(tmp_path / "ca").certificate == first
+    (key,) = (tmp_path / "ca").glob("authorities/*/ca.key")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    key.unlink()
+    assert LocalAuthority(tmp_path / "ca").certificate != first
 
 
 def test_an_identity_is_kept_in_the_first_half_of_its_life_and_renewed_after(tmp_path):
@@ -153,7 +154,7 @@ def test_an_identity_is_kept_in_the_first_half_of_its_life_and_renewed_after(tmp
     )
     fresh = leaf(authority.ensure("worker"))
     assert fresh != old
-    (tmp_path / "ca" / "ca.key").unlink()
+    next((tmp_path / "ca").glob("authorities/*/ca.key")).unlink()
     assert leaf(LocalAuthority(tmp_path / "ca").ensure("worker")).issuer != fresh.issuer
 
 

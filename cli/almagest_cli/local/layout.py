@@ -158,6 +158,11 @@ class Places:
         return self.state / "traces"
 
     @property
+    def deny_list(self) -> Path:
+        """The workloads that are refused although their certificates are good."""
+        return self.state / "deny-list"
+
+    @property
     def description(self) -> Path:
         """What was started, for later commands."""
         return self.state / "system.json"
@@ -184,7 +189,7 @@ class Places:
 
     def everything(self) -> tuple[Path, ...]:
         """All that we ever make in a state directory, the servers' data first."""
-        ours = (self.authority, self.logs, self.traces, self.description, self.session, self.demo)
+        ours = (self.authority, self.deny_list, self.logs, self.traces, self.description, self.session, self.demo)
         names = ("postgres", "valkey", "archives", "secrets", "pids")
         return (*(self.state / name for name in names), *ours, self.state / "session.lock", self.state / "lock")
 
@@ -220,6 +225,7 @@ def environment(
     told |= {
         "ALMAGEST_IDENTITY_DIRECTORY": str(places.authority / "identities" / row.workload),
         "ALMAGEST_TRACE_DIRECTORY": str(places.traces),
+        "ALMAGEST_DENY_LIST": str(places.deny_list),
     }
     for callee in row.calls:
         told[f"ALMAGEST_{callee.upper().replace('-', '_')}_TARGET"] = ports.target(callee)

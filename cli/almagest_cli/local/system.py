@@ -30,6 +30,7 @@ from almagest_cli.local.ports import require_free
 from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.local.probes import Probe
 from almagest_cli.local.programs import python, run_to_end
+from almagest_cli.local.trust import Lifetimes
 from almagest_cli.local.valkey import EmbeddedValkey
 
 ADMIN_EMAIL = "admin@localhost"
@@ -202,11 +203,11 @@ class System:
 
     def _up(self, missing: set[str], *, timeout: float) -> Credentials:
         places = self.places
-        authority = LocalAuthority(places.authority)
-        for workload in WORKLOADS:
-            authority.ensure(workload)
+        authority = LocalAuthority(places.authority, lifetimes=Lifetimes.told())
+        authority.renew(WORKLOADS)
         if GATEWAY in missing:
             authority.issue_web()
+        places.deny_list.touch(mode=0o600)
         if not places.key_encryption_key.exists():
             places.key_encryption_key.parent.mkdir(mode=0o700, exist_ok=True)
             write_private(places.key_encryption_key, base64.b64encode(secrets.token_bytes(32)))
@@ -317,7 +318,7 @@ class System:
         daemon = self._all[CERTIFICATES]
         self._started.append(daemon)
         daemon.start(
-            python("almagest_cli.local.renewal", str(self.places.authority), *WORKLOADS),
+            python("almagest_cli.local.renewal", str(self.places.state)),
             environment={name: value for name, value in os.environ.items() if not name.startswith("ALMAGEST_")},
             directory=self.places.state,
         )

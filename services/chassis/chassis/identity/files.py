@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
 
 from chassis.identity.certificate import InvalidIdentity, spiffe_id_of
 from chassis.identity.present import PresentIdentity, refusals
@@ -117,4 +118,5 @@ def read_identity(
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
         serial=leaf.serial_number,
+        issuer=str(common[0].value) if (common := leaf.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)) else "",
     )

@@ -12,8 +12,8 @@ _logger = structlog.stdlib.get_logger(__name__)
 _expiry = Gauge("almagest_identity_expiry_timestamp_seconds", "When the certificate in use expires.")
 _info = Gauge(
     "almagest_identity_info",
-    "1 for the certificate in use: its serial number in hexadecimal, and the SHA-256 of the trust bundle in use.",
-    ("serial", "bundle"),
+    "1 for the certificate in use: the SHA-256 of the trust bundle, who signed it, its serial number in hexadecimal.",
+    ("bundle", "issuer", "serial"),
 )
 _rotations = Counter("almagest_identity_rotations_total", "Certificates taken into use after the first.")
 refusals = Counter("almagest_identity_refusals_total", "Changed certificates that were not taken into use.")
@@ -52,4 +52,5 @@ class PresentIdentity:
         identity = self._current
         _expiry.set(identity.not_after.timestamp())
         _info.clear()
-        _info.labels(f"{identity.serial:x}", hashlib.sha256(identity.trust_bundle).hexdigest()).set(1)
+        bundle = hashlib.sha256(identity.trust_bundle).hexdigest()
+        _info.labels(bundle, identity.issuer, f"{identity.serial:x}").set(1)

@@ -19,6 +19,8 @@ class Identity:
     not_before: datetime
     not_after: datetime
     serial: int
+    issuer: str = ""
+    """The common name of the authority that signed it."""
 
 
 class IdentitySource(Protocol):
