@@ -42,7 +42,7 @@ class Blocker:
             while True:
                 rows = await self.watch.fetch(
                     "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-                    " AND wait_event_type = 'Lock' AND query LIKE '%append_batch%'"
+                    " AND wait_event_type = 'Lock' AND query LIKE '%public.append%'"
                 )
                 if len(rows) >= count:
                     return [row["pid"] for row in rows]

@@ -2,7 +2,8 @@
 
 The machine's clock is not ours to move, and a time namespace moves only the monotonic one. So a small library of our
 own (`clock.c`, built by the machine's C compiler) stands before the system's clock in each service's process. A
-database is not given it, since all shards live in one: a function stands before the one that `append_batch` asks.
+database is not given it, since all shards live in one: a function stands before the one that `append_batch` and
+`append_plain` ask.
 """
 
 import mmap
@@ -61,7 +62,7 @@ class ProcessClocks:
 
 
 class DatabaseClock:
-    """The clock that a database's append function reads, which can be moved."""
+    """The clock that a database's append functions read, which can be moved."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -72,10 +73,11 @@ class DatabaseClock:
         try:
             await connection.execute("CREATE SCHEMA chaos; GRANT USAGE ON SCHEMA chaos TO PUBLIC")
             await self._set(connection, 0)
-            signature = await connection.fetchval(
-                "SELECT oid::regprocedure::text FROM pg_proc WHERE proname = 'append_batch'"
+            signatures = await connection.fetch(
+                "SELECT oid::regprocedure::text FROM pg_proc WHERE proname IN ('append_batch', 'append_plain')"
             )
-            await connection.execute(f"ALTER FUNCTION {signature} SET search_path = chaos, pg_catalog, pg_temp")
+            for (signature,) in signatures:
+                await connection.execute(f"ALTER FUNCTION {signature} SET search_path = chaos, pg_catalog, pg_temp")
         finally:
             await connection.close()
 

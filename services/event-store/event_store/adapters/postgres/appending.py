@@ -1,18 +1,18 @@
-"""Writing to one shard: one call of `append_batch` (migrations/sql). That is one round trip, and the transaction
-begins and ends with the statement, so there is none that this process could leave open.
+"""Writing to one shard: one call of `append_plain` or `append_batch` (migrations/sql). That is one round trip, and the
+transaction begins and ends with the statement, so there is none that this process could leave open.
 """
 
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any, Final
 
 import asyncpg
 
+from event_store.adapters.postgres import batches
 from event_store.adapters.postgres.connection import PASSING, ShardDatabase
 from event_store.application.append_loop import NotWritten, Outcome, Refused, SessionLost
-from event_store.domain.append import Append, Appended, Committed, NewEvent, Part, StreamAppended
+from event_store.domain.append import Append, Appended, Committed, Part, StreamAppended
 from event_store.domain.errors import AppendIdReused, BucketMoved, LogError, RevisionConflict, StreamTombstoned
 
 _WRITTEN: Final = 0
@@ -21,6 +21,12 @@ _CONFLICT: Final = 2
 _REUSED: Final = 3
 _NOT_HELD: Final = 4
 
+_APPEND_PLAIN: Final = (
+    "SELECT revisions_before, outcomes, refused_parts, first_revisions, last_revisions, positions, alsos, new_head,"
+    " map_epoch FROM public.append_plain($1::text::uuid[], $2, $3::text::text[], $4::text::smallint[],"
+    " $5::text::text[], $6::text::bigint[], $7::text::integer[], $8::text::integer[], $9::text::text[],"
+    " $10::text::uuid[], $11, $12)"
+)
 _APPEND: Final = (
     "SELECT outcomes, refused_parts, first_revisions, last_revisions, positions, alsos, new_head, map_epoch"
     " FROM public.append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,"
@@ -46,13 +52,16 @@ class AppendingLog(ShardDatabase):
 
     async def append(self, appends: Sequence[Append]) -> Outcome:
         """Write a batch in one transaction; see `append_loop.Log`."""
-        arguments = _columns(appends)
+        arguments = batches.plain(appends)
+        statement = _APPEND_PLAIN
+        if arguments is None:
+            arguments, statement = batches.general(appends), _APPEND
         session = 0
         try:
             async with self._connection() as connection:
                 session = connection.get_server_pid()
                 async with asyncio.timeout(self._append_seconds):
-                    row = await connection.fetchrow(_APPEND, *arguments)
+                    row = await connection.fetchrow(statement, *arguments)
         except (NotWritten, OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
             # The pool says of a connection that was lost in mid-statement what it says of one that it could not give.
             # TimeoutError is an OSError: the statement was given up, and its connection with it.
@@ -62,7 +71,11 @@ class AppendingLog(ShardDatabase):
         except asyncpg.PostgresError as error:
             raise _failure(error, session) from error
         assert row is not None  # noqa: S101 - a function with OUT parameters answers one row
-        return Outcome(self._answers(appends, row), row["new_head"], row["map_epoch"])
+        if statement is _APPEND_PLAIN and (before := row["revisions_before"]) is not None:
+            answers = _all_written(appends, before, row["new_head"])
+        else:
+            answers = self._answers(appends, row)
+        return Outcome(answers, row["new_head"], row["map_epoch"])
 
     def _answers(self, appends: Sequence[Append], row: Any) -> Sequence[Appended | LogError]:
         outcomes, refused, positions, alsos = row["outcomes"], row["refused_parts"], row["positions"], row["alsos"]
@@ -110,81 +123,6 @@ class AppendingLog(ShardDatabase):
         return _as_committed(row) if row is not None and row["stream"] == stream else None
 
 
-def _columns(appends: Sequence[Append]) -> tuple[list[Any], ...]:
-    """The appends as the arguments of `append_batch`. Ids and streams that come more than once get one slot."""
-    id_slots: dict[str, int] = {}
-    streams = _Streams()
-    id_of: list[int] = []
-    part_counts: list[int] = []
-    part_streams: list[int] = []
-    expected: list[int] = []
-    sizes: list[int] = []
-    event_parts: list[int] = []
-    types: list[str] = []
-    event_ids: list[str] = []
-    payloads: list[bytes] = []
-    metadatas: list[bytes] = []
-    settings: list[tuple[int, int, int | None, timedelta | None, bool]] = []
-
-    def part(slot: int, expectation: int, events: Sequence[NewEvent]) -> None:
-        part_streams.append(slot)
-        expected.append(expectation)
-        sizes.append(len(events))
-        number = len(part_streams)
-        for event_id, name, payload, metadata in events:
-            event_parts.append(number)
-            event_ids.append(event_id)
-            types.append(name)
-            payloads.append(payload)
-            metadatas.append(metadata)
-
-    for index, append in enumerate(appends, 1):
-        id_of.append(id_slots.setdefault(append.append_id, len(id_slots) + 1))
-        part_counts.append(1 + len(append.also))
-        part(streams.slot(append.stream, append.category, append.bucket), append.expected, append.events)
-        for stream, category, bucket, expectation, events in append.also:
-            part(streams.slot(stream, category, bucket), expectation, events)
-        if append.setting is not None:
-            stream, category, bucket, max_count, max_age, tombstoned = append.setting
-            settings.append((index, streams.slot(stream, category, bucket), max_count, max_age, tombstoned))
-    return (
-        list(id_slots),
-        id_of,
-        [append.fingerprint for append in appends],
-        part_counts,
-        list(streams.slots),
-        streams.buckets,
-        streams.categories,
-        part_streams,
-        expected,
-        sizes,
-        event_parts,
-        types,
-        event_ids,
-        payloads,
-        metadatas,
-        *([setting[column] for setting in settings] for column in range(5)),
-    )
-
-
-class _Streams:
-    """The distinct streams of a batch."""
-
-    def __init__(self) -> None:
-        self.slots: dict[str, int] = {}
-        self.buckets: list[int] = []
-        self.categories: list[str] = []
-
-    def slot(self, stream: str, category: str, bucket: int) -> int:
-        """The number of a stream, from 1."""
-        slot = self.slots.get(stream)
-        if slot is None:
-            slot = self.slots[stream] = len(self.slots) + 1
-            self.buckets.append(bucket)
-            self.categories.append(category)
-        return slot
-
-
 def _failure(error: asyncpg.PostgresError, session: int) -> Exception:
     state = error.sqlstate or ""
     if state in _ENDED:
@@ -200,6 +138,17 @@ def _as_committed(row: Any) -> Committed:
     also = _remembered(row["also"])
     appended = Appended(row["first_revision"], row["last_revision"], row["position"], also=also)
     return Committed(row["append_id"], row["stream"], row["fingerprint"], appended)
+
+
+def _all_written(appends: Sequence[Append], before: Sequence[int], head: int) -> Sequence[Appended]:
+    """Where the events of plain appends are; `before` has the last revision of each stream before."""
+    answers: list[Appended] = []
+    position = head - sum([len(append.events) for append in appends])
+    for append, revision in zip(appends, before, strict=True):
+        size = len(append.events)
+        position += size
+        answers.append(Appended(revision + 1, revision + size, position))
+    return answers
 
 
 def _written(also: Sequence[Part], first: Sequence[int], last: Sequence[int], number: int) -> Sequence[StreamAppended]:
