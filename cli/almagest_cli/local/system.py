@@ -194,8 +194,13 @@ class System:
         else:
             row = next(row for row in self._rows if row.name == name)
             require_free(name, self.ports.of(name))
-            self._launch(row, self._environment(row, self._databases(), self.redis_url))
+            self._launch(row, self.environment_of(name))
             self._await_ready(row, timeout=timeout)
+
+    def environment_of(self, name: str) -> dict[str, str]:
+        """What the process of a service is told, for one that is to act in its place."""
+        row = next(row for row in self._rows if row.name == name)
+        return self._environment(row, self._databases(), self.redis_url)
 
     def kill(self, name: str) -> None:
         """End one process as a crash would: SIGKILL."""

@@ -24,7 +24,7 @@ WINDOW_SECONDS: Final = 300.0
 """How far the time that a message says it was made at may be from ours."""
 LONGEST_ID: Final = 128
 _PURPOSE: Final = "payload"
-_REFRESH_SECONDS: Final = 60.0
+_REFRESH_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 1.0
 """How often auth is asked at most, whatever strangers send."""
 
@@ -69,7 +69,7 @@ class PayloadKeys(Protocol):
 
 
 class Payloads:
-    """The keys of this process, asked for when they are needed and a minute old, and the opening of messages."""
+    """The keys of this process, asked for when they are needed and ten seconds old, and the opening of messages."""
 
     def __init__(self, keys: PayloadKeys, nonces: Nonces) -> None:
         self._source = keys
