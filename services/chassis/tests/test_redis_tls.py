@@ -19,6 +19,7 @@ class Server:
     def __init__(self, context: ssl.SSLContext) -> None:
         self.context = context
         self.serials: list[int] = []
+        self.commands: list[bytes] = []
         self.port = 0
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -29,6 +30,7 @@ class Server:
             words = [
                 await reader.readexactly(int((await reader.readline())[1:]) + 2) for _ in range(int(line[1:].decode()))
             ]
+            self.commands.append(words[0].strip().upper())
             greeting = words[0].strip().upper() == b"HELLO"
             writer.write(b"%1\r\n+proto\r\n:3\r\n" if greeting else b"+OK\r\n")
         writer.close()
@@ -98,4 +100,38 @@ async def test_the_url_may_name_another_authority(ca: Any, foreign: Any, tmp_pat
         )
         await client.set("a", b"1")
         assert server.serials
+        await client.aclose()
+
+
+async def test_an_open_connection_is_made_anew_when_the_certificate_has_been_replaced(ca: Any, tmp_path: Path) -> None:
+    """Redis would never look again: so the next command after a rotation comes by a new connection, and none fails."""
+    ours = ca.issue(tmp_path / "ours", "worker")
+    async with serving(ca.issue(tmp_path / "server", "redis", dns=["localhost"])) as server:
+        client = connect(f"rediss://worker:secret@localhost:{server.port}/0", identity_directory=ours)
+        await client.set("a", b"1")
+        await client.set("a", b"1")
+        assert server.serials == [serial(ours)]
+        for _ in range(20):
+            await asyncio.to_thread(ca.issue, ours, "worker")
+            await asyncio.gather(*(client.set("a", b"1") for _ in range(3)))
+            assert server.serials[-1] == serial(ours)
+        await client.aclose()
+
+
+async def test_a_subscription_moves_to_a_new_connection_when_the_certificate_has_been_replaced(
+    ca: Any, tmp_path: Path
+) -> None:
+    """A subscription lives on one connection for weeks; it is moved, and subscribes again."""
+    ours = ca.issue(tmp_path / "ours", "worker")
+    async with serving(ca.issue(tmp_path / "server", "redis", dns=["localhost"])) as server:
+        client = connect(f"rediss://worker:secret@localhost:{server.port}/0", identity_directory=ours)
+        subscription = client.pubsub()
+        await subscription.subscribe("changes")
+        await subscription.get_message(timeout=0.1)
+        assert len(server.serials) == 1
+        ca.issue(ours, "worker")
+        await subscription.get_message(timeout=0.1)
+        assert server.serials[1:] == [serial(ours)]
+        assert server.commands.count(b"SUBSCRIBE") == 2
+        await subscription.aclose()
         await client.aclose()

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from asyncpg.transaction import Transaction
 
+from chassis.database.certificates import Signature, connect_by_files
+
 COMMIT_SECONDS = 10.0
 ROLLBACK_SECONDS = 5.0
 
@@ -108,6 +110,9 @@ class GuardedTransaction(Transaction):
 class GuardedConnection(_Connection):
     """An asyncpg connection whose transactions are guarded."""
 
+    made_with: Signature = None
+    """The client certificate that it was made with, where the pool keeps account of that."""
+
     def transaction(self, *, isolation: Any = None, readonly: bool = False, deferrable: bool = False) -> Transaction:
         """A transaction, to be started."""
         self._check_open()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - as asyncpg does
@@ -126,7 +131,7 @@ async def connect(
     dsn: str, *, application_name: str, statement_seconds: float, connect_seconds: float = 5.0
 ) -> GuardedConnection:
     """A guarded connection. Statements that take longer than `statement_seconds` are ended by the server."""
-    return await asyncpg.connect(
+    return await connect_by_files(
         dsn,
         timeout=connect_seconds,
         command_timeout=statement_seconds + 1.0,

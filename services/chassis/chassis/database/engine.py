@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from chassis.database import metrics
+from chassis.database.certificates import ClientCertificate
 from chassis.database.connection import LOST, GuardedConnection, connect, is_clean
 from chassis.errors import Unavailable
 
@@ -53,13 +54,18 @@ def create_engine(
         application_name: What Postgres calls the connections.
         **options: Any others of SQLAlchemy's `create_async_engine`.
     """
+    certificate = ClientCertificate(dsn)
 
     async def creator(*_arguments: Any, **_options: Any) -> GuardedConnection:
+        # Before the files are read: a connection that is taken for older than it is, is only made anew too early.
+        signature = certificate.signature()
         try:
-            return await connect(dsn, application_name=application_name, statement_seconds=statement_timeout)
+            made = await connect(dsn, application_name=application_name, statement_seconds=statement_timeout)
         except (OSError, *LOST, asyncpg.TooManyConnectionsError) as error:
             _logger.warning("a database cannot be reached", database=name, problem=str(error))
             raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from error
+        made.made_with = signature
+        return made
 
     engine = create_async_engine(
         "postgresql+asyncpg://",
@@ -72,20 +78,27 @@ def create_engine(
         pool_recycle=1800,
         **options,
     )
-    _guard(engine, name, size)
+    _guard(engine, name, size, certificate)
     return engine
 
 
-def _guard(engine: AsyncEngine, name: str, size: int) -> None:
+def _guard(engine: AsyncEngine, name: str, size: int, certificate: ClientCertificate) -> None:
     metrics.pool_size.labels(name).set(size)
     in_use = metrics.pool_in_use.labels(name)
     discarded = metrics.discarded.labels(name)
     pool = engine.sync_engine.pool
 
-    def checked_out(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:
+    def connected(_dbapi_connection: Any, record: Any) -> None:
+        record.info["fresh"] = True
+
+    def checked_out(dbapi_connection: Any, record: Any, _proxy: Any) -> None:
         if not is_clean(dbapi_connection.driver_connection):
             # The pool then takes another one.
             raise DisconnectionError("the connection was not left clean")
+        # One that was just made is good, also when the certificate was replaced under its making.
+        fresh = record.info.pop("fresh", False)
+        if certificate and not fresh and dbapi_connection.driver_connection.made_with != certificate.signature():
+            raise DisconnectionError("the client certificate has been replaced")
         in_use.inc()
 
     def checked_in(dbapi_connection: Any, record: Any) -> None:
@@ -104,6 +117,7 @@ def _guard(engine: AsyncEngine, name: str, size: int) -> None:
             _logger.warning("a connection to a database was lost", database=name, problem=str(original))
             raise Unavailable("The database cannot be reached; try again later.", reason="DATABASE_DOWN") from original
 
+    event.listen(pool, "connect", connected)
     event.listen(pool, "checkout", checked_out)
     event.listen(pool, "checkin", checked_in)
     event.listen(engine.sync_engine, "handle_error", failed)

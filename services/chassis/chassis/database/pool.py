@@ -6,6 +6,7 @@ cleanly is closed instead.
 """
 
 import asyncio
+import contextvars
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import asyncpg
 import structlog
 
 from chassis.database import metrics
+from chassis.database.certificates import ClientCertificate, connect_by_files
 from chassis.database.connection import LOST, GuardedConnection, is_clean, server_settings
 from chassis.deadlines import timeout_for
 from chassis.errors import DeadlineExceeded, Unavailable
@@ -25,6 +27,7 @@ else:
     Connection = asyncpg.Connection
 
 _CONNECT_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 _logger = structlog.stdlib.get_logger(__name__)
 
 
@@ -38,6 +41,7 @@ class Database:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", *, name: str, size: int, acquire_timeout: float) -> None:
         self._pool = pool
         self._acquire_timeout = acquire_timeout
+        self._rotating: asyncio.Task[None] | None = None
         self.name = name
         self._in_use = metrics.pool_in_use.labels(name)
         self._wait = metrics.pool_wait.labels(name)
@@ -84,8 +88,15 @@ class Database:
             server_settings=server_settings(application_name, statement_timeout),
             reset=_no_reset,
             init=init,
+            connect=connect_by_files,
         )
-        return cls(pool, name=name, size=size, acquire_timeout=acquire_timeout)
+        database = cls(pool, name=name, size=size, acquire_timeout=acquire_timeout)
+        certificate = ClientCertificate(dsn)
+        if certificate:
+            database._rotating = asyncio.create_task(
+                certificate.watch(database.expire, _LOOK_SECONDS), context=contextvars.Context()
+            )
+        return database
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[Connection]:
@@ -168,13 +179,21 @@ class Database:
             await connection.fetchval("select 1")
 
     async def expire(self) -> None:
-        """Have every connection replaced by a new one at its next use, for instance after the client certificate has
-        changed.
+        """Have every connection replaced by a new one, as when the client certificate has changed: those that are in
+        use when they come back, the others now. Nobody waits and no statement fails.
         """
         await self._pool.expire_connections()
+        holders: Any = self._pool._holders  # noqa: SLF001 # pyright: ignore[reportAttributeAccessIssue] - asyncpg closes idle ones by age only
+        for holder in holders:
+            if holder.is_idle() and holder.is_connected():
+                holder.terminate()
+        _logger.info("connections to a database are made anew", database=self.name)
 
     async def close(self, grace: float = 5.0) -> None:
         """Wait until what is lent comes back, and close; after `grace` seconds close anyway."""
+        if self._rotating is not None:
+            self._rotating.cancel()
+            await asyncio.gather(self._rotating, return_exceptions=True)
         try:
             async with asyncio.timeout(grace):
                 await self._pool.close()

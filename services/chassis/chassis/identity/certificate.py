@@ -1,5 +1,7 @@
 """What makes a certificate the SVID of one workload (SPIFFE X509-SVID, sections 2 to 5)."""
 
+import ssl
+
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
@@ -29,6 +31,16 @@ def spiffe_id_of(certificate: x509.Certificate) -> SpiffeId:
         raise InvalidIdentity(f"the URI name of the certificate is not one of ours: {error}") from error
     _require_leaf(certificate)
     return spiffe_id
+
+
+_HALF = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", None}
+
+
+def is_half_written(error: ssl.SSLError) -> bool:
+    """Whether files could not be loaded because they are just being replaced: a key without its certificate, or half a
+    file. Who meets this reads them again a moment later.
+    """
+    return not isinstance(error, ssl.SSLCertVerificationError) and error.reason in _HALF
 
 
 def _require_leaf(certificate: x509.Certificate) -> None:
