@@ -20,6 +20,8 @@ from chassis.database.engine import create_engine
 from chassis.database.pool import Database
 from chassis.ids import uuid7
 from chassis.process import Assembly, Chassis
+from chassis.searching import servicer as searching
+from chassis.searching.database import search_database
 
 from catalog_query.adapters.change_log import GrpcChangeLog
 from catalog_query.adapters.event_store import RETRYABLE, EventStore
@@ -187,8 +189,10 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             freshness=freshness,
             maximum_wait=settings.maximum_wait_seconds,
         )
+        searches: list[searching.Search] = [partial(search_database, database) for database in databases]
         yield Assembly(
             servicers=[
+                (searching.SERVICE, searching.add_to_server, searching.PersonalDataServicer(searches)),
                 (SCHEDULES_NAME, schedules_pb2_grpc.add_CatalogScheduleServiceServicer_to_server, schedules),
                 (SERVICE_NAME, query_pb2_grpc.add_CatalogQueryServiceServicer_to_server, servicer),
                 (PAST_NAME, past_pb2_grpc.add_CatalogPastServiceServicer_to_server, past),

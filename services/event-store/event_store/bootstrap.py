@@ -9,6 +9,8 @@ from almagest.eventstore.v1 import administration_pb2_grpc
 from chassis.database.pool import Database
 from chassis.process import Assembly, CannotStart, Chassis, Task
 from chassis.redis import connect
+from chassis.searching import servicer as searching
+from chassis.searching.database import search_database
 
 from event_store.adapters.archive_files import ArchiveFiles
 from event_store.adapters.postgres import PostgresLog
@@ -16,6 +18,7 @@ from event_store.adapters.postgres.connection import plan_once
 from event_store.adapters.postgres.moves import PostgresMoves
 from event_store.adapters.postgres.shards import PostgresShard
 from event_store.adapters.redis import Doorbell
+from event_store.adapters.searching import search_archives
 from event_store.adapters.telemetry import Telemetry
 from event_store.application.append_loop import AppendLoop, Bounds
 from event_store.application.heads import Heads
@@ -145,9 +148,15 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
                 max_snapshot_bytes=settings.max_snapshot_bytes,
             ),
         )
+        searches: list[searching.Search] = [partial(search_database, database) for database in databases]
         yield Assembly(
             servicers=[
                 (SERVICE, add_to_server, servicer),
+                (
+                    searching.SERVICE,
+                    searching.add_to_server,
+                    searching.PersonalDataServicer([*searches, partial(search_archives, files)]),
+                ),
                 (
                     ADMINISTRATION,
                     administration_pb2_grpc.add_EventStoreAdministrationServiceServicer_to_server,

@@ -6,6 +6,7 @@ import ssl
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,6 +16,9 @@ from chassis.ids import uuid7
 from chassis.outbound import Outbound, OutboundPolicy, OutboundRefused
 from chassis.process import Assembly, Chassis
 from chassis.redis import connect
+from chassis.searching import servicer as searching
+from chassis.searching.database import search_database
+from chassis.searching.redis import search_redis
 from chassis.telemetry.tracing import inject, unrecorded
 
 from worker.adapters.auth import RETRYABLE, Auth
@@ -27,6 +31,7 @@ from worker.adapters.postgres import PostgresJobs
 from worker.adapters.redis import Signals
 from worker.adapters.schedules import RETRYABLE as PLANS_RETRYABLE
 from worker.adapters.schedules import GrpcPlans
+from worker.adapters.searching import search_uploads
 from worker.application.attempts import Attempt
 from worker.application.batches import BatchLimits
 from worker.application.execution import Execution, Origin
@@ -133,8 +138,17 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             spacing=settings.watch_spacing_seconds,
             poll=settings.watch_poll_seconds,
         )
+        # Redis is shared, and this the one service that searches all of it.
+        searches: list[searching.Search] = [
+            partial(search_database, database),
+            partial(search_uploads, database),
+            partial(search_redis, client),
+        ]
         yield Assembly(
-            servicers=[(SERVICE, jobs_pb2_grpc.add_JobsServiceServicer_to_server, servicer)],
+            servicers=[
+                (SERVICE, jobs_pb2_grpc.add_JobsServiceServicer_to_server, servicer),
+                (searching.SERVICE, searching.add_to_server, searching.PersonalDataServicer(searches)),
+            ],
             policy=POLICY,
             errors=error_table(),
             tasks=[runner.run, signals.send, signals.receive, *_clockwork(settings, chassis, catalog, auth)],

@@ -3,6 +3,7 @@
 from typing import Final
 
 from chassis.policy import Person, Policy, Rule
+from chassis.searching.servicer import POLICY as SEARCHING
 
 READ: Final = "catalog:read"
 WRITE: Final = "catalog:write"
@@ -22,6 +23,7 @@ def _method(name: str) -> str:
 
 
 POLICY: Policy = {
+    **SEARCHING,
     _method("GetProduct"): Rule(callers=_readers, scopes=frozenset({READ})),
     # Each item is somebody's own question: it carries its own token.
     _method("BatchGetProducts"): Rule(callers=_readers, person=Person.PER_ITEM),

@@ -138,7 +138,26 @@ class ArchiveFiles:
             raise ArchiveUnreadable(name, f"is of version {index['version']}, which this release does not know")
         return [_Block(*block) for block in index["blocks"]]
 
+    async def blocks(self) -> AsyncIterator[tuple[int, bytes]]:
+        """All that the files of the shard hold, decompressed, block by block, each with how long it is in its file."""
+        for name in await asyncio.to_thread(self.names):
+            for block in await asyncio.to_thread(self._index, name):
+                yield block.length, await asyncio.to_thread(self._raw, name, block)
+
+    def names(self) -> Sequence[str]:
+        """The files of the shard."""
+        if not self._directory.is_dir():
+            return ()
+        return sorted(path.name for path in self._directory.iterdir() if path.suffix == _SUFFIX)
+
+    def size(self) -> int:
+        """How many bytes the files of the shard have."""
+        return sum((self._directory / name).stat().st_size for name in self.names())
+
     def _block(self, name: str, block: _Block) -> Sequence[Archived]:
+        return _decoded(self._raw(name, block))
+
+    def _raw(self, name: str, block: _Block) -> bytes:
         try:
             with (self._directory / name).open("rb") as file:
                 file.seek(block.offset)
@@ -147,8 +166,7 @@ class ArchiveFiles:
             raise _unreadable(name, error) from error
         if sha256(content).hexdigest()[: 2 * _DIGEST_BYTES] != block.digest:
             raise ArchiveUnreadable(name, f"was changed between positions {block.first} and {_last(block)}")
-        raw = zstandard.ZstdDecompressor().decompress(content, max_output_size=_MAXIMUM_BLOCK_BYTES)
-        return _decoded(raw)
+        return zstandard.ZstdDecompressor().decompress(content, max_output_size=_MAXIMUM_BLOCK_BYTES)
 
     async def check(self, name: str, sha256: bytes) -> None:
         """See that a file is still what was written; see `archives.Archives`."""

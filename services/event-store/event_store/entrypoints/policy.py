@@ -4,6 +4,7 @@ from typing import Final
 
 from chassis.errors import PermissionDenied
 from chassis.policy import Person, Policy, Rule
+from chassis.searching.servicer import POLICY as SEARCHING
 
 SERVICE: Final = "almagest.eventstore.v1.EventStoreService"
 ADMINISTRATION: Final = "almagest.eventstore.v1.EventStoreAdministrationService"
@@ -34,6 +35,7 @@ POLICY: Final[Policy] = {
     f"/{ADMINISTRATION}/ListMoves": Rule(_OPERATORS, Person.NONE),
     f"/{ADMINISTRATION}/ArchiveEvents": Rule(_OPERATORS, Person.NONE),
     f"/{ADMINISTRATION}/ListArchives": Rule(_OPERATORS, Person.NONE),
+    **SEARCHING,
 }
 
 

@@ -2,6 +2,7 @@
 
 from almagest.jobs.v1 import jobs_pb2
 from chassis.policy import Person, Policy, Rule
+from chassis.searching.servicer import POLICY as SEARCHING
 
 SERVICE: str = jobs_pb2.DESCRIPTOR.services_by_name["JobsService"].full_name
 _GATEWAY = frozenset({"gateway"})
@@ -12,6 +13,7 @@ def _for(*scopes: str) -> Rule:
 
 
 POLICY: Policy = {
+    **SEARCHING,
     f"/{SERVICE}/SubmitImport": _for("jobs:write", "catalog:write"),
     f"/{SERVICE}/GetJob": _for("jobs:read"),
     f"/{SERVICE}/ListJobs": _for("jobs:read"),
