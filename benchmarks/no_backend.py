@@ -57,7 +57,7 @@ async def run() -> None:
     configure_logging("no-backend", "WARNING")
     configure_tracing(settings, "no-backend")
     memory = cast("Any", Memory(sys.stdin.buffer.read()))
-    ports = Ports(memory, memory, memory, memory, NoKeyMemory(), memory, memory, memory, memory)
+    ports = Ports(memory, memory, memory, memory, NoKeyMemory(), memory, memory, memory, memory, memory)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await serve(create_app(settings, ports, Readiness(), Quotas(), Feeds(per_person=1)), settings, stop)

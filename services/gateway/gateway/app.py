@@ -19,10 +19,12 @@ from gateway.application.payloads import Payloads
 from gateway.application.people import People
 from gateway.application.ports import Ports
 from gateway.application.quotas import Quota, Quotas
+from gateway.application.signatures import Signatures
 from gateway.entrypoints import (
     changes,
     imports,
     jobs,
+    keys,
     openapi,
     operations,
     payloads,
@@ -45,6 +47,7 @@ _LENGTH = len(_PRODUCTS)
 _ROUTERS = (
     sessions.router,
     users.router,
+    keys.router,
     *products.ROUTERS,
     vehicles.router,
     changes.router,
@@ -89,6 +92,14 @@ def create_app(
     # People first: a feed that looks again must not find what was just revoked.
     application.state.payloads = Payloads(ports.payload_keys, ports.nonces)
     application.state.people = People(ports.auth, revocations=revocations)
+    application.state.signatures = Signatures(
+        ports.access_keys,
+        ports.nonces,
+        application.state.people,
+        revocations=revocations,
+        skew=settings.signature_clock_skew_seconds,
+        reads_without_memory=settings.signed_reads_without_redis,
+    )
     revocations.listen(lambda _: feeds.recheck(revocations))
     application.state.readiness = readiness
     application.state.feeds = feeds
@@ -124,6 +135,7 @@ class _HotPath:
     def __init__(self, application: FastAPI) -> None:
         self._application = application
         self._people: People = application.state.people
+        self._signatures: Signatures = application.state.signatures
         self._ports: Ports = application.state.ports
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +149,14 @@ class _HotPath:
             and "/" not in reference
         ):
             scope["endpoint"] = one.get_product_at
-            await one.get_product(scope, send, people=self._people, ports=self._ports, reference=reference)
+            await one.get_product(
+                scope,
+                send,
+                people=self._people,
+                signatures=self._signatures,
+                ports=self._ports,
+                reference=reference,
+            )
         else:
             await self._application(scope, receive, send)
 

@@ -10,7 +10,8 @@ from chassis.redis import connect
 from chassis.rpc.channel import Channel
 from redis.asyncio import Redis
 
-from gateway.adapters import auth, catalog_command, catalog_query, operators, payload_keys, worker
+from gateway.adapters import access_keys, auth, catalog_command, catalog_query, operators, payload_keys, worker
+from gateway.adapters.access_keys import GrpcAccessKeys
 from gateway.adapters.changes import GrpcChanges
 from gateway.adapters.nonces import NoNonces, RedisNonces
 from gateway.adapters.operators import GrpcOperators
@@ -33,7 +34,7 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
     async with AsyncExitStack() as stack:
         chassis = await stack.enter_async_context(Chassis[Settings].open(SERVICE, settings))
         channels = {
-            "auth": chassis.channel("auth", retryable=auth.RETRYABLE | payload_keys.RETRYABLE),
+            "auth": chassis.channel("auth", retryable=auth.RETRYABLE | access_keys.RETRYABLE | payload_keys.RETRYABLE),
             "catalog-command": chassis.channel("catalog-command"),
             "catalog-query": chassis.channel("catalog-query", retryable=catalog_query.RETRYABLE | operators.RETRYABLE),
             "worker": chassis.channel("worker", retryable=worker.RETRYABLE),
@@ -43,6 +44,8 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
         queries = catalog_query.GrpcCatalogQuery(channels["catalog-query"])
         stack.push_async_callback(queries.close)
         redis = _redis(settings, stack)
+        nonces = NoNonces() if redis is None else RedisNonces(redis)
+        stack.push_async_callback(nonces.close)
         ports = Ports(
             auth=auth.GrpcAuth(channels["auth"]),
             catalog_command=commands,
@@ -51,8 +54,9 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
             keys=NoKeyMemory() if redis is None else RedisKeyMemory(redis),
             changes=GrpcChanges(channels["catalog-query"]),
             operators=GrpcOperators(channels["catalog-query"]),
-            nonces=NoNonces() if redis is None else RedisNonces(redis),
+            nonces=nonces,
             payload_keys=GrpcPayloadKeys(channels["auth"]),
+            access_keys=GrpcAccessKeys(channels["auth"]),
         )
         quotas = Quotas(None if redis is None else RedisQuotas(redis))
         sharing = asyncio.create_task(quotas.share())

@@ -43,6 +43,11 @@ class Settings(ServiceSettings):
     """Networks, as a JSON list, of proxies whose `X-Forwarded-For` is believed."""
     cors_origins: tuple[str, ...] = ()
     """Origins, as a JSON list such as `["https://shop.example"]`, whose pages may call this from a browser."""
+    signature_clock_skew_seconds: float = Field(default=5.0, ge=0, le=30)
+    """How far ahead the clock of a signed request may be. For twice as long none is taken after Redis has lost what it
+    knew."""
+    signed_reads_without_redis: bool = False
+    """Whether signed reads are answered while Redis is away and nobody can say whether they come twice."""
     changes_heartbeat_seconds: float = Field(default=15.0, ge=0.2, le=60)
     """The longest silence of a change feed."""
     changes_stalled_seconds: float = Field(default=60.0, gt=0)

@@ -16,6 +16,7 @@ from gateway.application.ports import Ports
 from gateway.application.quotas import Quotas
 from gateway.settings import Settings
 
+from .fake_access_keys import FakeAccessKeys
 from .fake_answers import jwt
 from .fake_auth import FakeAuth
 from .fake_catalog import Catalog
@@ -41,6 +42,7 @@ class Fakes:
         self.feeds = Feeds(per_person=settings.changes_feeds_per_person)
         self.nonces = MemoryNonces()
         self.payload_keys = FakePayloadKeys()
+        self.access_keys = FakeAccessKeys()
         self.ports = Ports(
             auth=self.auth,
             catalog_command=self.catalog,
@@ -51,6 +53,7 @@ class Fakes:
             operators=self.operators,
             nonces=self.nonces,
             payload_keys=self.payload_keys,
+            access_keys=self.access_keys,
         )
         self.quotas = Quotas()
         self.revocations = Revocations()

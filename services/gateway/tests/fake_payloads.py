@@ -35,7 +35,7 @@ class MemoryNonces(Nonces):
         self.seen: set[tuple[str, str]] = set()
         self.away = False
 
-    async def claim(self, purpose: str, nonce: str, *, seconds: float) -> bool:
+    async def claim(self, purpose: str, nonce: str, *, seconds: float, since: float | None = None) -> bool:
         assert seconds > 0
         if self.away:
             raise NoncesAway

@@ -69,6 +69,7 @@ def _filled(path):
     for name, value in {
         "{product_id}": "sku:volvo-v60-2026",
         "{name}": "products",
+        "{key_id}": "0199f5a0-7c1e-7d31-9a5b-0d2c3e4f5a6c",
         "{generation}": "2",
         "{parked_id}": "0199f5a0-7c1e-7d31-9a5b-0d2c3e4f5a6b",
     }.items():

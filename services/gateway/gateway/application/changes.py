@@ -10,8 +10,9 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from typing import Final, Self
 
 import grpc
@@ -20,7 +21,7 @@ from almagest.catalog.v1 import changes_pb2
 from chassis.errors import RemoteProblem, ResourceExhausted, Unauthenticated
 from chassis.revocations import Revocations
 
-from gateway.application.people import MARGIN_SECONDS, People, expiry_of
+from gateway.application.people import MARGIN_SECONDS
 from gateway.application.ports import Changes, Person
 
 _SHORTEST_TURN: Final = 0.5
@@ -92,6 +93,16 @@ class Feeds:
         self._running.discard(feed)
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a feed was asked with: whose it is, with a token that is good for a while yet, and until when."""
+
+    person: Callable[[], Awaitable[Person]]
+    ends: float
+    ended: str
+    """The reason why it cannot go on then."""
+
+
 class Feed:
     """What one client is told. Use as a context manager, and iterate once.
 
@@ -103,15 +114,12 @@ class Feed:
         feeds: Feeds,
         *,
         changes: Changes,
-        people: People,
-        access_token: str,
+        access: Access,
         request: changes_pb2.SubscribeChangesRequest,
     ) -> None:
         self._feeds = feeds
         self._changes = changes
-        self._people = people
-        self._access_token = access_token
-        self._access_ends = expiry_of(access_token)
+        self._access = access
         self._request = request
         self._coming: asyncio.Queue[changes_pb2.SubscribeChangesResponse | Exception | None] = asyncio.Queue(1)
         self._pump: asyncio.Task[None] | None = None
@@ -178,7 +186,7 @@ class Feed:
         while True:
             turn = asyncio.timeout(None)
             try:
-                person = await self._people.person(self._access_token)
+                person = await self._access.person()
                 turn = asyncio.timeout(self._seconds(person))
                 async with turn:
                     self._person, self._turn = person, turn
@@ -212,12 +220,12 @@ class Feed:
         """For how many seconds a call may go on for a person: until their token nears its end, or their access ends.
 
         Raises:
-            Unauthenticated: their access token has ended.
+            Unauthenticated: what they have shown has ended.
         """
         now = time.time()
-        access = self._access_ends - now
+        access = self._access.ends - now
         if access <= 0:
-            raise Unauthenticated("The access token has expired.", reason="ACCESS_TOKEN_EXPIRED")
+            raise Unauthenticated("What this was asked with has expired.", reason=self._access.ended)
         left = person.expires_at - now
         # Later than `People` ceases to use the token, so that the next turn has a fresh one.
         return min(max(left - min(MARGIN_SECONDS / 2, left / 6), _SHORTEST_TURN), access)

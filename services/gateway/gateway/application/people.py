@@ -13,6 +13,7 @@ import math
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -72,18 +73,30 @@ class People:
             return person
         if len(access_token) > _LONGEST or _JWT.fullmatch(access_token) is None:
             raise InvalidAccessToken
-        task = self._running.get(access_token)
+        return await self.vouched(access_token, lambda: self._auth.exchange(access_token))
+
+    async def vouched(self, name: str, exchange: Callable[[], Awaitable[auth_pb2.ExchangeTokenResponse]]) -> Person:
+        """The person for whom something with a name of its own is shown to auth, unless that is known.
+
+        Raises:
+            RemoteProblem: Auth does not vouch for it, or cannot be asked.
+            TimeoutError: Auth did not answer within the time of the request.
+        """
+        person = self.known(name)
+        if person is not None:
+            return person
+        task = self._running.get(name)
         if task is None:
             # In the context of whoever came first, for the sake of its trace, but not with its deadline: others wait,
             # too.
-            task = asyncio.create_task(self._exchange(access_token), context=contextvars.copy_context())
-            self._running[access_token] = task
-            task.add_done_callback(lambda done: self._finished(access_token, done))
+            task = asyncio.create_task(self._exchange(name, exchange), context=contextvars.copy_context())
+            self._running[name] = task
+            task.add_done_callback(lambda done: self._finished(name, done))
         async with asyncio.timeout(timeout_for(EXCHANGE_SECONDS)):
             return await asyncio.shield(task)
 
-    def _finished(self, access_token: str, task: asyncio.Task[Person]) -> None:
-        self._running.pop(access_token, None)
+    def _finished(self, name: str, task: asyncio.Task[Person]) -> None:
+        self._running.pop(name, None)
         if not task.cancelled():
             # Looked at, so that an exchange nobody waits for any more does not complain.
             task.exception()
@@ -93,19 +106,19 @@ class People:
             if self._revocations.covers(person):
                 del self._known[access_token]
 
-    async def _exchange(self, access_token: str) -> Person:
+    async def _exchange(self, name: str, exchange: Callable[[], Awaitable[auth_pb2.ExchangeTokenResponse]]) -> Person:
         set_deadline(EXCHANGE_SECONDS)
-        person = _person(await self._auth.exchange(access_token))
+        person = _person(await exchange())
         for _ in range(_TRIES_BEHIND):
             if not self._revocations.covers(person):
                 break
             # We have heard of a change before the replica that answered has: it will have in a moment.
             await asyncio.sleep(_BEHIND_SECONDS)
-            person = _person(await self._auth.exchange(access_token))
+            person = _person(await exchange())
         lifetime = person.expires_at - time.time()
         if lifetime > 0 and not self._revocations.covers(person):
             until = person.expires_at - min(MARGIN_SECONDS, lifetime / 3)
-            self._known[access_token] = (person, until)
+            self._known[name] = (person, until)
             while len(self._known) > self._capacity:
                 self._known.popitem(last=False)
         return person

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from almagest.auth.v1 import auth_pb2
+from almagest.auth.v1 import access_keys_pb2, auth_pb2
 from almagest.catalog.v1 import changes_pb2, command_pb2, past_pb2, projections_pb2, query_pb2, schedules_pb2
 from almagest.jobs.v1 import jobs_pb2
 
@@ -62,6 +62,42 @@ class Auth(Protocol):
 
     async def get_user(self, request: auth_pb2.GetUserRequest, person: Person) -> auth_pb2.User:
         """Find a person."""
+        ...
+
+
+class AccessKeys(Protocol):
+    """What programs sign their requests with."""
+
+    async def create(
+        self, request: access_keys_pb2.CreateAccessKeyRequest, person: Person
+    ) -> access_keys_pb2.CreateAccessKeyResponse:
+        """Make a key."""
+        ...
+
+    async def get(self, key_id: str, person: Person) -> access_keys_pb2.AccessKey:
+        """One key."""
+        ...
+
+    async def list(self, user_id: str, person: Person) -> access_keys_pb2.ListAccessKeysResponse:
+        """A person's keys; without an id those of whoever asks."""
+        ...
+
+    async def rotate(
+        self, request: access_keys_pb2.RotateAccessKeyRequest, person: Person
+    ) -> access_keys_pb2.RotateAccessKeyResponse:
+        """Replace a key."""
+        ...
+
+    async def revoke(self, key_id: str, person: Person) -> access_keys_pb2.AccessKey:
+        """End a key."""
+        ...
+
+    async def verification(self, key_id: str) -> access_keys_pb2.GetVerificationKeyResponse:
+        """What signatures of a key are verified with."""
+        ...
+
+    async def exchange(self, base: bytes, signature: bytes) -> auth_pb2.ExchangeTokenResponse:
+        """Vouch for a signed request with a transaction token."""
         ...
 
 
@@ -297,3 +333,4 @@ class Ports:
     operators: Operators
     nonces: Nonces
     payload_keys: PayloadKeys
+    access_keys: AccessKeys

@@ -11,12 +11,13 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.application.changes import Feed, Feeds
-from gateway.application.people import People
+from gateway.application.changes import Access, Feed, Feeds
+from gateway.application.people import People, expiry_of
 from gateway.encoding import encode
 from gateway.entrypoints.dependencies import Asker, Backends
 from gateway.entrypoints.documentation import ASKED, problems, success
 from gateway.entrypoints.events import EventStream
+from gateway.entrypoints.signed import SIGNER, SignedRoute, Signer
 from gateway.representations.changes import CatalogChange, catalog_change
 from gateway.requests import ListChanges
 
@@ -34,7 +35,7 @@ data: {"type":"PriceSet","product_id":"0193a1c2-7f4e-7c3a-9d52-3f1b6f1f0c11","sk
 
 """
 
-router = APIRouter(tags=["changes"])
+router = APIRouter(tags=["changes"], route_class=SignedRoute)
 LastEventId = Annotated[
     str | None,
     Header(
@@ -75,8 +76,8 @@ async def follow_changes(
     The changes of one product come in the order of their revisions; between products no order is promised. Each has an
     `id`: a client that is cut off goes on with `Last-Event-ID`, and misses nothing; what it has seen before its last id
     it does not see again. An `id` without data tells where the feed is when nothing that was asked for has happened.
-    The feed ends with the access token: log in again, and go on. With `Accept: application/x-ndjson` each change is a
-    line, with its `cursor` for `after`; empty lines keep the connection alive.
+    The feed ends with the access token, or with the signature of the request: ask again, and go on. With `Accept:
+    application/x-ndjson` each change is a line, with its `cursor` for `after`; empty lines keep the connection alive.
     """
     asked = changes_pb2.SubscribeChangesRequest(
         kinds=sorted({kind for one in wanted.kind for kind in _KINDS.get(one, (one,))}),
@@ -95,10 +96,17 @@ async def follow_changes(
         asked.cursor = after
 
     def feed(feeds: Feeds, people: People) -> Feed:
-        token = request.headers["authorization"].partition(" ")[2].strip()
-        return Feed(feeds, changes=ports.changes, people=people, access_token=token, request=asked)
+        return Feed(feeds, changes=ports.changes, access=_access(request, people), request=asked)
 
     return _ChangeStream(feed, request, subject=person.subject, as_lines=NDJSON in accept)
+
+
+def _access(request: Request, people: People) -> Access:
+    signer: Signer | None = request.scope.get(SIGNER)
+    if signer is not None:
+        return Access(signer.anew, signer.verified.ends, "SIGNATURE_EXPIRED")
+    token = request.headers["authorization"].partition(" ")[2].strip()
+    return Access(lambda: people.person(token), expiry_of(token), "ACCESS_TOKEN_EXPIRED")
 
 
 class _ChangeStream(Response):

@@ -17,6 +17,7 @@ from gateway import types
 from gateway.application.people import InvalidAccessToken, People
 from gateway.application.ports import Person, Ports
 from gateway.encoding import encode
+from gateway.entrypoints.signed import SIGNER, Signer, is_signed
 from gateway.middleware.quotas import charge_person
 from gateway.problems import Refused, bad_request, unauthenticated
 
@@ -42,6 +43,12 @@ bearer = HTTPBearer(
 
 async def person(request: Request, _documented: Annotated[Any, Security(bearer)] = None) -> Person:
     """Who asks."""
+    signer: Signer | None = request.scope.get(SIGNER)
+    if signer is not None:
+        return signer.person
+    if is_signed(request.scope):
+        # Not verified, so there is no such route; nor is it to be taken for one that is not signed.
+        raise unauthenticated("Requests to this are not signed.", reason="SIGNATURE_INVALID")
     return await person_of(request.app.state.people, request.headers.get("authorization"))
 
 

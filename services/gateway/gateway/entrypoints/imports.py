@@ -16,12 +16,13 @@ from gateway.application.ports import Person, Ports
 from gateway.entrypoints.bodies import JsonBody, blocks, check_encoding, content_encoding, size_of, stream
 from gateway.entrypoints.dependencies import REPLAYED, Asker, Backends, IdempotencyKey, json_response
 from gateway.entrypoints.documentation import ASKED, IDEMPOTENCY, LOCATION, WITH_BODY, WRITE, problems, success
+from gateway.entrypoints.signed import SignedUpload
 from gateway.entrypoints.writes import a_write
 from gateway.problems import Refused
 from gateway.representations.jobs import FORMATS, Job, job
 from gateway.requests import Import, ImportFrom
 
-router = APIRouter(tags=["imports"])
+router = APIRouter(tags=["imports"], route_class=SignedUpload)
 _BY_MEDIA_TYPE = {
     "application/x-ndjson": "ndjson",
     "application/ndjson": "ndjson",

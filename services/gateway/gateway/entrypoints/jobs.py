@@ -11,11 +11,12 @@ from gateway.encoding import encode
 from gateway.entrypoints.dependencies import Asker, Backends, IdempotencyKey, json_response, next_link, uuid_of
 from gateway.entrypoints.documentation import ASKED, LINK, WRITE, problems, success
 from gateway.entrypoints.events import EventStream
+from gateway.entrypoints.signed import SignedRoute
 from gateway.entrypoints.writes import a_write
 from gateway.representations.jobs import STATES, Job, JobPage, RefusedPage, job, refused_row
 from gateway.requests import ListJobs, ListRefused
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=SignedRoute)
 JobId = Annotated[types.Uuid, Path()]
 
 

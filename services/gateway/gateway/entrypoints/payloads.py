@@ -8,13 +8,13 @@ from typing import Any, Final, NoReturn
 import orjson
 from chassis.payloads import InvalidPayload, PublicKey, Suite, seal
 from fastapi import APIRouter, Request
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from gateway.application.nonces import NoncesAway
 from gateway.application.payloads import Opened, PayloadReplayed, Payloads, StalePayload, UnknownPayloadKey
 from gateway.entrypoints.bodies import check_encoding, read_body
 from gateway.entrypoints.documentation import problems, success
+from gateway.entrypoints.signed import SignedRoute
 from gateway.problems import Refused, bad_request
 
 ENCRYPT_TO: Final = "Almagest-Encrypt-To"
@@ -65,7 +65,7 @@ async def list_payload_keys(request: Request) -> Response:
     return Response(jwks, 200, headers, media_type="application/jwk-set+json")
 
 
-class PrivateRoute(APIRoute):
+class PrivateRoute(SignedRoute):
     """A route whose bodies hold personal data: it takes them encrypted too, and answers so when it is given a key."""
 
     def __init__(

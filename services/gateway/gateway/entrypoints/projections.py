@@ -9,11 +9,12 @@ from gateway.entrypoints import projection_shapes as shapes
 from gateway.entrypoints.bodies import JsonBody
 from gateway.entrypoints.dependencies import Asker, Backends, IdempotencyKey, json_response, next_link, uuid_of
 from gateway.entrypoints.documentation import ASKED, LINK, WITH_BODY, WRITE, body, problems, success
+from gateway.entrypoints.signed import SignedRoute
 from gateway.entrypoints.writes import a_write
 from gateway.representations.operations import Projections, Projector
 from gateway.requests import Page
 
-router = APIRouter(tags=["projections"])
+router = APIRouter(tags=["projections"], route_class=SignedRoute)
 Name = Annotated[str, Path(pattern="^[a-z_]{1,40}$", description="The projection.", examples=["products"])]
 Number = Annotated[int, Path(ge=1, le=1_000_000, description="The generation.", examples=[2])]
 ParkedId = Annotated[types.Uuid, Path(description="The parked event.")]

@@ -7,9 +7,10 @@ from starlette.responses import Response
 from gateway.entrypoints.dependencies import Asker, Backends, Consistency, IfNoneMatch, Reference, product_id_of
 from gateway.entrypoints.products.lists import PAGE, answer_list, list_request
 from gateway.entrypoints.products.one import answer_product, answers
+from gateway.entrypoints.signed import SignedRoute
 from gateway.requests import ListVehicles, Moment
 
-router = APIRouter(tags=["vehicles"])
+router = APIRouter(tags=["vehicles"], route_class=SignedRoute)
 _VEHICLES = frozenset({"car", "truck"})
 
 

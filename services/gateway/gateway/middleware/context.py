@@ -106,7 +106,7 @@ class RequestContext:
         method: str = scope["method"]
         if method == "HEAD":
             # A copy: the server looks at its own, which says that no body will come.
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", "almagest.method": method}
         size, traceparent, prefer, if_match, hosts = self._look_at(scope["headers"])
         set_deadline(self._deadline(prefer))
         span = tracer().start_span(method, context=context_from(traceparent), kind=SpanKind.SERVER)

@@ -20,12 +20,13 @@ from gateway.entrypoints.documentation import (
     problems,
     success,
 )
+from gateway.entrypoints.signed import SignedRoute
 from gateway.entrypoints.times import timestamp_of
 from gateway.entrypoints.writes import description, execute, money, set_price
 from gateway.representations.products import Changed
 from gateway.requests import Because, CorrectPrice, Create, Describe, Discontinue, Restore, SetPrice
 
-router = APIRouter(tags=["products"])
+router = APIRouter(tags=["products"], route_class=SignedRoute)
 
 _CAR: dict[str, Any] = {
     "sku": "volvo-v60-2026",

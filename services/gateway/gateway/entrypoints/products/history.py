@@ -9,10 +9,11 @@ from starlette.responses import Response
 from gateway.entrypoints.dependencies import Asker, Backends, Reference, json_response, next_link, product_id_of
 from gateway.entrypoints.documentation import ASKED, LINK, problems, success
 from gateway.entrypoints.products.moments import HEADERS, headers_of, moment_of, timestamp_of, version_of
+from gateway.entrypoints.signed import SignedRoute
 from gateway.representations.past import Diff, Explanation, HistoryPage, change, explanation, field_change
 from gateway.requests import DiffVersions, Explain, History
 
-router = APIRouter(tags=["history"])
+router = APIRouter(tags=["history"], route_class=SignedRoute)
 _NONE = problems(*ASKED, 404)
 
 

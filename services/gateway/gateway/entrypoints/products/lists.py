@@ -23,11 +23,12 @@ from gateway.entrypoints.dependencies import (
 )
 from gateway.entrypoints.documentation import ASKED, LINK, READ_HEADERS, WITH_BODY, body, problems, success
 from gateway.entrypoints.products.moments import HEADERS, headers_of, moment_of
+from gateway.entrypoints.signed import SignedRoute
 from gateway.representations.products import Batch, ProductPage
 from gateway.representations.shapes import item_problem
 from gateway.requests import BatchGet, ListProducts, ListVehicles, Moment, SearchProducts
 
-router = APIRouter(tags=["products"])
+router = APIRouter(tags=["products"], route_class=SignedRoute)
 
 PAGE: dict[int | str, dict[str, Any]] = {
     200: success("A page", ProductPage, LINK, READ_HEADERS, HEADERS),

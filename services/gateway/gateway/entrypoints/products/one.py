@@ -17,6 +17,7 @@ from starlette.types import Scope, Send
 
 from gateway.application.people import People
 from gateway.application.ports import Person, Ports
+from gateway.application.signatures import Signatures
 from gateway.entrypoints.dependencies import (
     CONSISTENCY,
     Asker,
@@ -31,11 +32,13 @@ from gateway.entrypoints.dependencies import (
 )
 from gateway.entrypoints.documentation import ASKED, ETAG, HELD, READ_HEADERS, problems, success
 from gateway.entrypoints.products.moments import HEADERS, etag_of, headers_of, moment_of
+from gateway.entrypoints.signed import SignedRoute, verified_signer
+from gateway.middleware.quotas import charge_person
 from gateway.problems import Refused
 from gateway.representations.products import ProductDocument
 from gateway.requests import Moment
 
-router = APIRouter(tags=["products"])
+router = APIRouter(tags=["products"], route_class=SignedRoute)
 
 
 async def read_product(
@@ -62,9 +65,12 @@ async def read_product(
     return max((read.result() for read in reads), key=lambda document: document.revision)
 
 
-async def get_product(scope: Scope, send: Send, *, people: People, ports: Ports, reference: str) -> None:
+async def get_product(
+    scope: Scope, send: Send, *, people: People, signatures: Signatures, ports: Ports, reference: str
+) -> None:
     """One product: the stored document as it is, sent without a request or response object in between."""
     authorization = consistency = known = None
+    signed = False
     for name, value in scope["headers"]:
         if name == b"authorization":
             authorization = value.decode("latin-1")
@@ -72,7 +78,14 @@ async def get_product(scope: Scope, send: Send, *, people: People, ports: Ports,
             consistency = value.decode("latin-1")
         elif name == b"if-none-match":
             known = value.decode("latin-1")
-    person = await person_of(people, authorization)
+        elif name in (b"signature", b"signature-input"):
+            signed = True
+    if signed:
+        signer = await verified_signer(signatures, scope)
+        charge_person(signer.person.subject)
+        person = signer.person
+    else:
+        person = await person_of(people, authorization)
     document = await read_product(ports, person, product_id_of(reference), consistency)
     etag = f'"{document.revision}"'
     headers = [

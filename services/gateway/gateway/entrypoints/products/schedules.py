@@ -35,13 +35,14 @@ from gateway.entrypoints.documentation import (
     problems,
     success,
 )
+from gateway.entrypoints.signed import SignedRoute
 from gateway.entrypoints.times import timestamp_of
 from gateway.entrypoints.writes import carry_out, execute, money, sku_of
 from gateway.representations.products import Changed, changed
 from gateway.representations.schedules import SCHEDULE_STATES, Scheduled, SchedulePage, schedule
 from gateway.requests import ListSchedules, NewSchedule, SchedulePrice
 
-router = APIRouter(tags=["schedules"])
+router = APIRouter(tags=["schedules"], route_class=SignedRoute)
 _PAGE = {200: success("A page, those due first first", SchedulePage, LINK), **problems(*ASKED)}
 
 
