@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, cast
 
 import structlog
@@ -20,6 +20,7 @@ from gateway.settings import Settings
 
 _BACKLOG = 1024
 _H2_STREAMS = 200
+_LOOK_SECONDS = 1.0
 
 _logger = structlog.stdlib.get_logger(__name__)
 
@@ -84,12 +85,41 @@ async def _ended(serving: "asyncio.Task[Any]", stop: asyncio.Event) -> None:
         stopping.cancel()
 
 
+async def _renewed(settings: Settings, use: Callable[[], None]) -> None:
+    """Call `use` each time certificate and key have been replaced and belong together, for ever."""
+
+    def signature() -> tuple[tuple[int, int], ...] | None:
+        try:
+            both = (settings.tls_certificate.stat(), settings.tls_key.stat())
+        except OSError:
+            return None
+        return tuple((one.st_ino, one.st_mtime_ns) for one in both)
+
+    in_use = signature()
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        found = signature()
+        if found in (in_use, None):
+            continue
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+            use()
+        except (OSError, ValueError) as error:
+            # The old one serves on. It is looked at again: one of the two may be about to be written.
+            _logger.warning("the changed public certificate is not used", problem=str(error))
+            continue
+        in_use = found
+        _logger.info("public certificate renewed")
+
+
 async def _granian(application: Application, settings: Settings, stop: asyncio.Event) -> None:
     from granian.constants import HTTPModes, Interfaces, SSLProtocols  # noqa: PLC0415 - only the server chosen is loaded
     from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
     from granian.server.embed import Server  # noqa: PLC0415
 
     host, port = address(settings)
+    # A certificate is read when a worker starts. A new worker on the same socket takes new connections with the new one,
+    # and the old worker finishes what it has; it has as long for it as at the end of the process.
     server = Server(
         application,
         address=host,
@@ -110,9 +140,11 @@ async def _granian(application: Application, settings: Settings, stop: asyncio.E
         ssl_protocol_min=SSLProtocols.tls12,
     )
     serving = asyncio.create_task(server.serve())
+    renewing = asyncio.create_task(_renewed(settings, server.reload))
     try:
         await _ended(serving, stop)
     finally:
+        renewing.cancel()
         server.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_seconds):
@@ -126,7 +158,17 @@ async def _hypercorn(application: Application, settings: Settings, stop: asyncio
     from hypercorn.config import Config  # noqa: PLC0415
 
     host, port = address(settings)
-    config = Config()
+    contexts: list[ssl.SSLContext] = []
+
+    class Kept(Config):
+        """Whose TLS context can be given another certificate."""
+
+        def create_ssl_context(self) -> ssl.SSLContext | None:
+            context = super().create_ssl_context()
+            contexts.extend([context] if context is not None else [])
+            return context
+
+    config = Kept()
     config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
     config.certfile = str(settings.tls_certificate)
     config.keyfile = str(settings.tls_key)
@@ -144,10 +186,12 @@ async def _hypercorn(application: Application, settings: Settings, stop: asyncio
 
     run = cast("Any", hypercorn.asyncio).serve
     serving = asyncio.create_task(run(application, config, shutdown_trigger=told))
+    renewing = asyncio.create_task(_renewed(settings, lambda: _load(settings, contexts)))
     try:
         await _ended(serving, stop)
         await serving
     finally:
+        renewing.cancel()
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
 
@@ -163,25 +207,34 @@ async def _uvicorn(application: Application, settings: Settings, stop: asyncio.E
             yield
 
     host, port = address(settings)
-    server = Server(
-        uvicorn.Config(
-            cast("Any", application),
-            host=host,
-            port=port,
-            ssl_certfile=str(settings.tls_certificate),
-            ssl_keyfile=str(settings.tls_key),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=max(int(settings.drain_seconds), 1),
-            h11_max_incomplete_event_size=64 * 1024,
-        )
+    config = uvicorn.Config(
+        cast("Any", application),
+        host=host,
+        port=port,
+        ssl_certfile=str(settings.tls_certificate),
+        ssl_keyfile=str(settings.tls_key),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=max(int(settings.drain_seconds), 1),
+        h11_max_incomplete_event_size=64 * 1024,
     )
+    config.load()
+    server = Server(config)
     serving = asyncio.create_task(server.serve())
+    contexts = [config.ssl] if config.ssl is not None else []
+    renewing = asyncio.create_task(_renewed(settings, lambda: _load(settings, contexts)))
     try:
         await _ended(serving, stop)
     finally:
+        renewing.cancel()
         server.should_exit = True
         await asyncio.gather(serving, return_exceptions=True)
+
+
+def _load(settings: Settings, contexts: Iterable[ssl.SSLContext]) -> None:
+    """New handshakes show the new certificate; connections that are open stay."""
+    for context in contexts:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
