@@ -32,6 +32,7 @@ POLICY: Final[Policy] = {
     f"/{SERVICE}/GetShardMap": Rule(_READERS | {"operator"}, Person.NONE),
     f"/{ADMINISTRATION}/Verify": Rule(_OPERATORS, Person.NONE),
     f"/{ADMINISTRATION}/MoveBuckets": Rule(_OPERATORS, Person.NONE),
+    f"/{ADMINISTRATION}/CancelMove": Rule(_OPERATORS, Person.NONE),
     f"/{ADMINISTRATION}/ListMoves": Rule(_OPERATORS, Person.NONE),
     f"/{ADMINISTRATION}/ArchiveEvents": Rule(_OPERATORS, Person.NONE),
     f"/{ADMINISTRATION}/ListArchives": Rule(_OPERATORS, Person.NONE),

@@ -27,41 +27,47 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+almagest/eventstore/v1/administration.proto\x12\x16\x61lmagest.eventstore.v1\x1a\"almagest/eventstore/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\rVerifyRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\r\n\x05until\x18\x03 \x01(\x04\"r\n\x0eVerifyResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\r\n\x05until\x18\x02 \x01(\x04\x12\x31\n\x05\x66\x61ult\x18\x03 \x01(\x0b\x32\".almagest.eventstore.v1.ChainFault\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\".\n\nChainFault\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\\\n\x12MoveBucketsRequest\x12\x34\n\x07\x62uckets\x18\x01 \x01(\x0b\x32#.almagest.eventstore.v1.BucketRange\x12\x10\n\x08to_shard\x18\x02 \x01(\r\"A\n\x13MoveBucketsResponse\x12*\n\x04move\x18\x01 \x01(\x0b\x32\x1c.almagest.eventstore.v1.Move\"\xf6\x02\n\x04Move\x12\x0f\n\x07move_id\x18\x01 \x01(\t\x12\x34\n\x07\x62uckets\x18\x02 \x01(\x0b\x32#.almagest.eventstore.v1.BucketRange\x12\x12\n\nfrom_shard\x18\x03 \x01(\r\x12\x10\n\x08to_shard\x18\x04 \x01(\r\x12\x30\n\x05phase\x18\x05 \x01(\x0e\x32!.almagest.eventstore.v1.MovePhase\x12\x15\n\rcopied_events\x18\x06 \x01(\x04\x12\x14\n\x0ctotal_events\x18\x07 \x01(\x04\x12(\n\x05pause\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\t \x01(\x04\x12,\n\x08\x62\x65gan_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x0c \x01(\t\"9\n\x10ListMovesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x11ListMovesResponse\x12+\n\x05moves\x18\x01 \x03(\x0b\x32\x1c.almagest.eventstore.v1.Move\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x14\x41rchiveEventsRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05until\x18\x02 \x01(\x04\x12-\n\nolder_than\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x15\x41rchiveEventsResponse\x12\x30\n\x07\x61rchive\x18\x01 \x01(\x0b\x32\x1f.almagest.eventstore.v1.Archive\"\x92\x01\n\x07\x41rchive\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04last\x18\x03 \x01(\x04\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x0e\n\x06sha256\x18\x06 \x01(\x0c\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x13ListArchivesRequest\x12\r\n\x05shard\x18\x01 \x01(\r\"I\n\x14ListArchivesResponse\x12\x31\n\x08\x61rchives\x18\x01 \x03(\x0b\x32\x1f.almagest.eventstore.v1.Archive*\x82\x01\n\tMovePhase\x12\x1a\n\x16MOVE_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12MOVE_PHASE_COPYING\x10\x01\x12\x15\n\x11MOVE_PHASE_FENCED\x10\x02\x12\x13\n\x0fMOVE_PHASE_DONE\x10\x03\x12\x15\n\x11MOVE_PHASE_FAILED\x10\x04\x32\xa3\x04\n\x1f\x45ventStoreAdministrationService\x12Y\n\x06Verify\x12%.almagest.eventstore.v1.VerifyRequest\x1a&.almagest.eventstore.v1.VerifyResponse0\x01\x12h\n\x0bMoveBuckets\x12*.almagest.eventstore.v1.MoveBucketsRequest\x1a+.almagest.eventstore.v1.MoveBucketsResponse0\x01\x12`\n\tListMoves\x12(.almagest.eventstore.v1.ListMovesRequest\x1a).almagest.eventstore.v1.ListMovesResponse\x12n\n\rArchiveEvents\x12,.almagest.eventstore.v1.ArchiveEventsRequest\x1a-.almagest.eventstore.v1.ArchiveEventsResponse0\x01\x12i\n\x0cListArchives\x12+.almagest.eventstore.v1.ListArchivesRequest\x1a,.almagest.eventstore.v1.ListArchivesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+almagest/eventstore/v1/administration.proto\x12\x16\x61lmagest.eventstore.v1\x1a\"almagest/eventstore/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\rVerifyRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\r\n\x05until\x18\x03 \x01(\x04\"\x80\x01\n\x0eVerifyResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\r\n\x05until\x18\x02 \x01(\x04\x12\x31\n\x05\x66\x61ult\x18\x03 \x01(\x0b\x32\".almagest.eventstore.v1.ChainFault\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x12\x0c\n\x04rows\x18\x05 \x01(\x04\"J\n\nChainFault\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\r\n\x05table\x18\x03 \x01(\t\x12\x0b\n\x03row\x18\x04 \x01(\t\"\\\n\x12MoveBucketsRequest\x12\x34\n\x07\x62uckets\x18\x01 \x01(\x0b\x32#.almagest.eventstore.v1.BucketRange\x12\x10\n\x08to_shard\x18\x02 \x01(\r\"A\n\x13MoveBucketsResponse\x12*\n\x04move\x18\x01 \x01(\x0b\x32\x1c.almagest.eventstore.v1.Move\"\xab\x01\n\tMoveSlice\x12\x34\n\x07\x62uckets\x18\x01 \x01(\x0b\x32#.almagest.eventstore.v1.BucketRange\x12(\n\x05pause\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12/\n\x0bswitched_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa9\x03\n\x04Move\x12\x0f\n\x07move_id\x18\x01 \x01(\t\x12\x34\n\x07\x62uckets\x18\x02 \x01(\x0b\x32#.almagest.eventstore.v1.BucketRange\x12\x12\n\nfrom_shard\x18\x03 \x01(\r\x12\x10\n\x08to_shard\x18\x04 \x01(\r\x12\x30\n\x05phase\x18\x05 \x01(\x0e\x32!.almagest.eventstore.v1.MovePhase\x12\x15\n\rcopied_events\x18\x06 \x01(\x04\x12\x14\n\x0ctotal_events\x18\x07 \x01(\x04\x12(\n\x05pause\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\t \x01(\x04\x12,\n\x08\x62\x65gan_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x0c \x01(\t\x12\x31\n\x06slices\x18\r \x03(\x0b\x32!.almagest.eventstore.v1.MoveSlice\"$\n\x11\x43\x61ncelMoveRequest\x12\x0f\n\x07move_id\x18\x01 \x01(\t\"@\n\x12\x43\x61ncelMoveResponse\x12*\n\x04move\x18\x01 \x01(\x0b\x32\x1c.almagest.eventstore.v1.Move\"9\n\x10ListMovesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x11ListMovesResponse\x12+\n\x05moves\x18\x01 \x03(\x0b\x32\x1c.almagest.eventstore.v1.Move\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x14\x41rchiveEventsRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05until\x18\x02 \x01(\x04\x12-\n\nolder_than\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x15\x41rchiveEventsResponse\x12\x30\n\x07\x61rchive\x18\x01 \x01(\x0b\x32\x1f.almagest.eventstore.v1.Archive\"\x92\x01\n\x07\x41rchive\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04last\x18\x03 \x01(\x04\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x0e\n\x06sha256\x18\x06 \x01(\x0c\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x13ListArchivesRequest\x12\r\n\x05shard\x18\x01 \x01(\r\"I\n\x14ListArchivesResponse\x12\x31\n\x08\x61rchives\x18\x01 \x03(\x0b\x32\x1f.almagest.eventstore.v1.Archive*\x9c\x01\n\tMovePhase\x12\x1a\n\x16MOVE_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12MOVE_PHASE_COPYING\x10\x01\x12\x15\n\x11MOVE_PHASE_FENCED\x10\x02\x12\x13\n\x0fMOVE_PHASE_DONE\x10\x03\x12\x15\n\x11MOVE_PHASE_FAILED\x10\x04\x12\x18\n\x14MOVE_PHASE_CANCELLED\x10\x05\x32\x88\x05\n\x1f\x45ventStoreAdministrationService\x12Y\n\x06Verify\x12%.almagest.eventstore.v1.VerifyRequest\x1a&.almagest.eventstore.v1.VerifyResponse0\x01\x12h\n\x0bMoveBuckets\x12*.almagest.eventstore.v1.MoveBucketsRequest\x1a+.almagest.eventstore.v1.MoveBucketsResponse0\x01\x12\x63\n\nCancelMove\x12).almagest.eventstore.v1.CancelMoveRequest\x1a*.almagest.eventstore.v1.CancelMoveResponse\x12`\n\tListMoves\x12(.almagest.eventstore.v1.ListMovesRequest\x1a).almagest.eventstore.v1.ListMovesResponse\x12n\n\rArchiveEvents\x12,.almagest.eventstore.v1.ArchiveEventsRequest\x1a-.almagest.eventstore.v1.ArchiveEventsResponse0\x01\x12i\n\x0cListArchives\x12+.almagest.eventstore.v1.ListArchivesRequest\x1a,.almagest.eventstore.v1.ListArchivesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'almagest.eventstore.v1.administration_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MOVEPHASE']._serialized_start=1525
-  _globals['_MOVEPHASE']._serialized_end=1655
+  _globals['_MOVEPHASE']._serialized_start=1897
+  _globals['_MOVEPHASE']._serialized_end=2053
   _globals['_VERIFYREQUEST']._serialized_start=172
   _globals['_VERIFYREQUEST']._serialized_end=232
-  _globals['_VERIFYRESPONSE']._serialized_start=234
-  _globals['_VERIFYRESPONSE']._serialized_end=348
-  _globals['_CHAINFAULT']._serialized_start=350
-  _globals['_CHAINFAULT']._serialized_end=396
-  _globals['_MOVEBUCKETSREQUEST']._serialized_start=398
-  _globals['_MOVEBUCKETSREQUEST']._serialized_end=490
-  _globals['_MOVEBUCKETSRESPONSE']._serialized_start=492
-  _globals['_MOVEBUCKETSRESPONSE']._serialized_end=557
-  _globals['_MOVE']._serialized_start=560
-  _globals['_MOVE']._serialized_end=934
-  _globals['_LISTMOVESREQUEST']._serialized_start=936
-  _globals['_LISTMOVESREQUEST']._serialized_end=993
-  _globals['_LISTMOVESRESPONSE']._serialized_start=995
-  _globals['_LISTMOVESRESPONSE']._serialized_end=1084
-  _globals['_ARCHIVEEVENTSREQUEST']._serialized_start=1086
-  _globals['_ARCHIVEEVENTSREQUEST']._serialized_end=1185
-  _globals['_ARCHIVEEVENTSRESPONSE']._serialized_start=1187
-  _globals['_ARCHIVEEVENTSRESPONSE']._serialized_end=1260
-  _globals['_ARCHIVE']._serialized_start=1263
-  _globals['_ARCHIVE']._serialized_end=1409
-  _globals['_LISTARCHIVESREQUEST']._serialized_start=1411
-  _globals['_LISTARCHIVESREQUEST']._serialized_end=1447
-  _globals['_LISTARCHIVESRESPONSE']._serialized_start=1449
-  _globals['_LISTARCHIVESRESPONSE']._serialized_end=1522
-  _globals['_EVENTSTOREADMINISTRATIONSERVICE']._serialized_start=1658
-  _globals['_EVENTSTOREADMINISTRATIONSERVICE']._serialized_end=2205
+  _globals['_VERIFYRESPONSE']._serialized_start=235
+  _globals['_VERIFYRESPONSE']._serialized_end=363
+  _globals['_CHAINFAULT']._serialized_start=365
+  _globals['_CHAINFAULT']._serialized_end=439
+  _globals['_MOVEBUCKETSREQUEST']._serialized_start=441
+  _globals['_MOVEBUCKETSREQUEST']._serialized_end=533
+  _globals['_MOVEBUCKETSRESPONSE']._serialized_start=535
+  _globals['_MOVEBUCKETSRESPONSE']._serialized_end=600
+  _globals['_MOVESLICE']._serialized_start=603
+  _globals['_MOVESLICE']._serialized_end=774
+  _globals['_MOVE']._serialized_start=777
+  _globals['_MOVE']._serialized_end=1202
+  _globals['_CANCELMOVEREQUEST']._serialized_start=1204
+  _globals['_CANCELMOVEREQUEST']._serialized_end=1240
+  _globals['_CANCELMOVERESPONSE']._serialized_start=1242
+  _globals['_CANCELMOVERESPONSE']._serialized_end=1306
+  _globals['_LISTMOVESREQUEST']._serialized_start=1308
+  _globals['_LISTMOVESREQUEST']._serialized_end=1365
+  _globals['_LISTMOVESRESPONSE']._serialized_start=1367
+  _globals['_LISTMOVESRESPONSE']._serialized_end=1456
+  _globals['_ARCHIVEEVENTSREQUEST']._serialized_start=1458
+  _globals['_ARCHIVEEVENTSREQUEST']._serialized_end=1557
+  _globals['_ARCHIVEEVENTSRESPONSE']._serialized_start=1559
+  _globals['_ARCHIVEEVENTSRESPONSE']._serialized_end=1632
+  _globals['_ARCHIVE']._serialized_start=1635
+  _globals['_ARCHIVE']._serialized_end=1781
+  _globals['_LISTARCHIVESREQUEST']._serialized_start=1783
+  _globals['_LISTARCHIVESREQUEST']._serialized_end=1819
+  _globals['_LISTARCHIVESRESPONSE']._serialized_start=1821
+  _globals['_LISTARCHIVESRESPONSE']._serialized_end=1894
+  _globals['_EVENTSTOREADMINISTRATIONSERVICE']._serialized_start=2056
+  _globals['_EVENTSTOREADMINISTRATIONSERVICE']._serialized_end=2704
 # @@protoc_insertion_point(module_scope)

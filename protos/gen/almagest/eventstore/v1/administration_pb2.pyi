@@ -37,7 +37,9 @@ class _MovePhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MovePhase.V
     MOVE_PHASE_DONE: _MovePhase.ValueType  # 3
     """The new shard holds its buckets."""
     MOVE_PHASE_FAILED: _MovePhase.ValueType  # 4
-    """It was given up, and the old shard holds its buckets."""
+    """It was given up, and the old shard holds its buckets, but for those of the slices that were switched."""
+    MOVE_PHASE_CANCELLED: _MovePhase.ValueType  # 5
+    """An operator ended it, and the old shard holds its buckets, but for those of the slices that were switched."""
 
 class MovePhase(_MovePhase, metaclass=_MovePhaseEnumTypeWrapper):
     """MovePhase is how far a move is."""
@@ -51,7 +53,9 @@ MOVE_PHASE_FENCED: MovePhase.ValueType  # 2
 MOVE_PHASE_DONE: MovePhase.ValueType  # 3
 """The new shard holds its buckets."""
 MOVE_PHASE_FAILED: MovePhase.ValueType  # 4
-"""It was given up, and the old shard holds its buckets."""
+"""It was given up, and the old shard holds its buckets, but for those of the slices that were switched."""
+MOVE_PHASE_CANCELLED: MovePhase.ValueType  # 5
+"""An operator ended it, and the old shard holds its buckets, but for those of the slices that were switched."""
 Global___MovePhase: _TypeAlias = MovePhase  # noqa: Y015
 
 @_typing.final
@@ -94,12 +98,15 @@ class VerifyResponse(_message.Message):
     UNTIL_FIELD_NUMBER: _builtins.int
     FAULT_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """The last position that was found to hold."""
     until: _builtins.int
     """The last position to be checked."""
     hash: _builtins.bytes
     """The hash at `position`: kept elsewhere, it proves later that nothing before it was changed."""
+    rows: _builtins.int
+    """How many rows of the tables beside the events were compared with the events."""
     @_builtins.property
     def fault(self) -> Global___ChainFault:
         """The first position that does not hold; unset as long as all does. Nothing follows it."""
@@ -111,10 +118,11 @@ class VerifyResponse(_message.Message):
         until: _builtins.int = ...,
         fault: Global___ChainFault | None = ...,
         hash: _builtins.bytes = ...,
+        rows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "hash", b"hash", "position", b"position", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "hash", b"hash", "position", b"position", "rows", b"rows", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,19 +136,27 @@ class ChainFault(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """The position."""
+    """The position; where a table beside the events is at fault, that of the event that tells, 0 if none does."""
     detail: _builtins.str
     """What is wrong there, in words."""
+    table: _builtins.str
+    """The table that is at fault."""
+    row: _builtins.str
+    """Its row, by its key: a position of `events`, a stream, an append id, a file."""
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         detail: _builtins.str = ...,
+        table: _builtins.str = ...,
+        row: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "position", b"position", "row", b"row", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -176,7 +192,7 @@ Global___MoveBucketsRequest: _TypeAlias = MoveBucketsRequest  # noqa: Y015
 
 @_typing.final
 class MoveBucketsResponse(_message.Message):
-    """MoveBucketsResponse tells how far a move is. The last one has the phase `MOVE_PHASE_DONE` or `MOVE_PHASE_FAILED`."""
+    """MoveBucketsResponse tells how far a move is. The last one has the phase `MOVE_PHASE_DONE`, `MOVE_PHASE_FAILED` or `MOVE_PHASE_CANCELLED`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -199,6 +215,46 @@ class MoveBucketsResponse(_message.Message):
 Global___MoveBucketsResponse: _TypeAlias = MoveBucketsResponse  # noqa: Y015
 
 @_typing.final
+class MoveSlice(_message.Message):
+    """MoveSlice is a group of buckets that were switched to the new shard together, while the others went on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SWITCHED_AT_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """The version of the shard map in which the new shard holds them."""
+    @_builtins.property
+    def buckets(self) -> _event_pb2.BucketRange:
+        """The buckets."""
+
+    @_builtins.property
+    def pause(self) -> _duration_pb2.Duration:
+        """For how long appends to each of them had to wait; unset when the process that fenced them did not live to tell."""
+
+    @_builtins.property
+    def switched_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was known that the new shard holds them."""
+
+    def __init__(
+        self,
+        *,
+        buckets: _event_pb2.BucketRange | None = ...,
+        pause: _duration_pb2.Duration | None = ...,
+        epoch: _builtins.int = ...,
+        switched_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "pause", b"pause", "switched_at", b"switched_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "epoch", b"epoch", "pause", b"pause", "switched_at", b"switched_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveSlice: _TypeAlias = MoveSlice  # noqa: Y015
+
+@_typing.final
 class Move(_message.Message):
     """Move is the move of a range of buckets from one shard to another."""
 
@@ -216,6 +272,7 @@ class Move(_message.Message):
     BEGAN_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
     move_id: _builtins.str
     """The id of the move."""
     from_shard: _builtins.int
@@ -238,7 +295,7 @@ class Move(_message.Message):
 
     @_builtins.property
     def pause(self) -> _duration_pb2.Duration:
-        """For how long appends to these buckets had to wait, once the move is done."""
+        """For how long appends to one of its buckets had to wait at most, once the move is over."""
 
     @_builtins.property
     def began_at(self) -> _timestamp_pb2.Timestamp:
@@ -247,6 +304,10 @@ class Move(_message.Message):
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
+
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___MoveSlice]:
+        """The slices that were switched so far, in the order of buckets."""
 
     def __init__(
         self,
@@ -263,14 +324,61 @@ class Move(_message.Message):
         began_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         error: _builtins.str = ...,
+        slices: _abc.Iterable[Global___MoveSlice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "buckets", b"buckets", "ended_at", b"ended_at", "pause", b"pause"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "buckets", b"buckets", "copied_events", b"copied_events", "ended_at", b"ended_at", "epoch", b"epoch", "error", b"error", "from_shard", b"from_shard", "move_id", b"move_id", "pause", b"pause", "phase", b"phase", "to_shard", b"to_shard", "total_events", b"total_events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "buckets", b"buckets", "copied_events", b"copied_events", "ended_at", b"ended_at", "epoch", b"epoch", "error", b"error", "from_shard", b"from_shard", "move_id", b"move_id", "pause", b"pause", "phase", b"phase", "slices", b"slices", "to_shard", b"to_shard", "total_events", b"total_events"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Move: _TypeAlias = Move  # noqa: Y015
+
+@_typing.final
+class CancelMoveRequest(_message.Message):
+    """CancelMoveRequest names a move."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVE_ID_FIELD_NUMBER: _builtins.int
+    move_id: _builtins.str
+    """The id of the move; empty: the one that is under way."""
+    def __init__(
+        self,
+        *,
+        move_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move_id", b"move_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelMoveRequest: _TypeAlias = CancelMoveRequest  # noqa: Y015
+
+@_typing.final
+class CancelMoveResponse(_message.Message):
+    """CancelMoveResponse tells how the move ended: `MOVE_PHASE_CANCELLED`, or otherwise when that was quicker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def move(self) -> Global___Move:
+        """The move."""
+
+    def __init__(
+        self,
+        *,
+        move: Global___Move | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelMoveResponse: _TypeAlias = CancelMoveResponse  # noqa: Y015
 
 @_typing.final
 class ListMovesRequest(_message.Message):

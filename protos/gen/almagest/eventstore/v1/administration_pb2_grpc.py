@@ -45,6 +45,11 @@ class EventStoreAdministrationServiceStub:
                 request_serializer=almagest_dot_eventstore_dot_v1_dot_administration__pb2.MoveBucketsRequest.SerializeToString,
                 response_deserializer=almagest_dot_eventstore_dot_v1_dot_administration__pb2.MoveBucketsResponse.FromString,
                 _registered_method=True)
+        self.CancelMove = channel.unary_unary(
+                '/almagest.eventstore.v1.EventStoreAdministrationService/CancelMove',
+                request_serializer=almagest_dot_eventstore_dot_v1_dot_administration__pb2.CancelMoveRequest.SerializeToString,
+                response_deserializer=almagest_dot_eventstore_dot_v1_dot_administration__pb2.CancelMoveResponse.FromString,
+                _registered_method=True)
         self.ListMoves = channel.unary_unary(
                 '/almagest.eventstore.v1.EventStoreAdministrationService/ListMoves',
                 request_serializer=almagest_dot_eventstore_dot_v1_dot_administration__pb2.ListMovesRequest.SerializeToString,
@@ -67,7 +72,8 @@ class EventStoreAdministrationServiceServicer:
     """
 
     def Verify(self, request, context):
-        """Verify recomputes the chain of one shard, tells how far it is, and ends at the first position that does not hold, or at the head.
+        """Verify recomputes the chain of one shard, compares the tables beside the events with them, tells how far it is, and ends at the first thing that does not hold, or at the
+        head.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +81,13 @@ class EventStoreAdministrationServiceServicer:
 
     def MoveBuckets(self, request, context):
         """MoveBuckets moves buckets to another shard while appends and subscriptions go on. When the call breaks off, the move goes on; the same request again follows it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelMove(self, request, context):
+        """CancelMove ends a move that is under way: what it has not switched yet stays where it is. It is answered once the move is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +126,11 @@ def add_EventStoreAdministrationServiceServicer_to_server(servicer, server):
                     servicer.MoveBuckets,
                     request_deserializer=almagest_dot_eventstore_dot_v1_dot_administration__pb2.MoveBucketsRequest.FromString,
                     response_serializer=almagest_dot_eventstore_dot_v1_dot_administration__pb2.MoveBucketsResponse.SerializeToString,
+            ),
+            'CancelMove': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelMove,
+                    request_deserializer=almagest_dot_eventstore_dot_v1_dot_administration__pb2.CancelMoveRequest.FromString,
+                    response_serializer=almagest_dot_eventstore_dot_v1_dot_administration__pb2.CancelMoveResponse.SerializeToString,
             ),
             'ListMoves': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMoves,
@@ -185,6 +203,33 @@ class EventStoreAdministrationService:
             '/almagest.eventstore.v1.EventStoreAdministrationService/MoveBuckets',
             almagest_dot_eventstore_dot_v1_dot_administration__pb2.MoveBucketsRequest.SerializeToString,
             almagest_dot_eventstore_dot_v1_dot_administration__pb2.MoveBucketsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelMove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/almagest.eventstore.v1.EventStoreAdministrationService/CancelMove',
+            almagest_dot_eventstore_dot_v1_dot_administration__pb2.CancelMoveRequest.SerializeToString,
+            almagest_dot_eventstore_dot_v1_dot_administration__pb2.CancelMoveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,9 +34,13 @@ class EventStoreAdministrationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventStoreAdministrationServiceAsyncStub: ...
     Verify: _grpc.UnaryStreamMultiCallable[_administration_pb2.VerifyRequest, _administration_pb2.VerifyResponse]
-    """Verify recomputes the chain of one shard, tells how far it is, and ends at the first position that does not hold, or at the head."""
+    """Verify recomputes the chain of one shard, compares the tables beside the events with them, tells how far it is, and ends at the first thing that does not hold, or at the
+    head.
+    """
     MoveBuckets: _grpc.UnaryStreamMultiCallable[_administration_pb2.MoveBucketsRequest, _administration_pb2.MoveBucketsResponse]
     """MoveBuckets moves buckets to another shard while appends and subscriptions go on. When the call breaks off, the move goes on; the same request again follows it."""
+    CancelMove: _grpc.UnaryUnaryMultiCallable[_administration_pb2.CancelMoveRequest, _administration_pb2.CancelMoveResponse]
+    """CancelMove ends a move that is under way: what it has not switched yet stays where it is. It is answered once the move is over."""
     ListMoves: _grpc.UnaryUnaryMultiCallable[_administration_pb2.ListMovesRequest, _administration_pb2.ListMovesResponse]
     """ListMoves answers the moves that are under way or ended, latest first."""
     ArchiveEvents: _grpc.UnaryStreamMultiCallable[_administration_pb2.ArchiveEventsRequest, _administration_pb2.ArchiveEventsResponse]
@@ -50,9 +54,13 @@ class EventStoreAdministrationServiceAsyncStub(EventStoreAdministrationServiceSt
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Verify: _aio.UnaryStreamMultiCallable[_administration_pb2.VerifyRequest, _administration_pb2.VerifyResponse]  # type: ignore[assignment]
-    """Verify recomputes the chain of one shard, tells how far it is, and ends at the first position that does not hold, or at the head."""
+    """Verify recomputes the chain of one shard, compares the tables beside the events with them, tells how far it is, and ends at the first thing that does not hold, or at the
+    head.
+    """
     MoveBuckets: _aio.UnaryStreamMultiCallable[_administration_pb2.MoveBucketsRequest, _administration_pb2.MoveBucketsResponse]  # type: ignore[assignment]
     """MoveBuckets moves buckets to another shard while appends and subscriptions go on. When the call breaks off, the move goes on; the same request again follows it."""
+    CancelMove: _aio.UnaryUnaryMultiCallable[_administration_pb2.CancelMoveRequest, _administration_pb2.CancelMoveResponse]  # type: ignore[assignment]
+    """CancelMove ends a move that is under way: what it has not switched yet stays where it is. It is answered once the move is over."""
     ListMoves: _aio.UnaryUnaryMultiCallable[_administration_pb2.ListMovesRequest, _administration_pb2.ListMovesResponse]  # type: ignore[assignment]
     """ListMoves answers the moves that are under way or ended, latest first."""
     ArchiveEvents: _aio.UnaryStreamMultiCallable[_administration_pb2.ArchiveEventsRequest, _administration_pb2.ArchiveEventsResponse]  # type: ignore[assignment]
@@ -69,7 +77,9 @@ class EventStoreAdministrationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _administration_pb2.VerifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_administration_pb2.VerifyResponse], _abc.AsyncIterator[_administration_pb2.VerifyResponse]]:
-        """Verify recomputes the chain of one shard, tells how far it is, and ends at the first position that does not hold, or at the head."""
+        """Verify recomputes the chain of one shard, compares the tables beside the events with them, tells how far it is, and ends at the first thing that does not hold, or at the
+        head.
+        """
 
     @_abc_1.abstractmethod
     def MoveBuckets(
@@ -78,6 +88,14 @@ class EventStoreAdministrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_administration_pb2.MoveBucketsResponse], _abc.AsyncIterator[_administration_pb2.MoveBucketsResponse]]:
         """MoveBuckets moves buckets to another shard while appends and subscriptions go on. When the call breaks off, the move goes on; the same request again follows it."""
+
+    @_abc_1.abstractmethod
+    def CancelMove(
+        self,
+        request: _administration_pb2.CancelMoveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_administration_pb2.CancelMoveResponse, _abc.Awaitable[_administration_pb2.CancelMoveResponse]]:
+        """CancelMove ends a move that is under way: what it has not switched yet stays where it is. It is answered once the move is over."""
 
     @_abc_1.abstractmethod
     def ListMoves(
