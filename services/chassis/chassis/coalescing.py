@@ -26,6 +26,10 @@ _batch_sizes = Histogram(
 )
 
 
+_EXPIRY_STEP = 0.01
+"""How many seconds late an item may learn that its time is over, when many have different deadlines."""
+
+
 class Coalescer(Generic[Item, Answer]):
     """Puts items of many callers into few calls of `send`, which answers each item or gives the exception to raise for
     it.
@@ -53,6 +57,11 @@ class Coalescer(Generic[Item, Answer]):
         # A dict keeps the order of arrival, and lets a caller that gave up leave the middle of the queue at once.
         self._waiting: dict[asyncio.Future[Answer], tuple[Item, float]] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        # One alarm for all that wait for an answer, at the earliest deadline. Nearly every item is answered long before
+        # its own, and an alarm for each would cost more than all else here.
+        self._deadlines: dict[asyncio.Future[Answer], float] = {}
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = float("inf")
         self._departing = False
         self._closed = False
         self._sizes = _batch_sizes.labels(name)
@@ -80,13 +89,37 @@ class Coalescer(Generic[Item, Answer]):
         future: asyncio.Future[Answer] = loop.create_future()
         deadline = loop.time() + timeout
         self._waiting[future] = (item, deadline)
-        expiry = loop.call_at(deadline, _expire, future)
+        self._deadlines[future] = deadline
+        if deadline < self._alarm_at:
+            self._set_alarm(loop, deadline)
         self._depart_soon(loop)
         try:
             return await future
         finally:
-            expiry.cancel()
+            del self._deadlines[future]
             self._waiting.pop(future, None)
+
+    def _set_alarm(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = loop.call_at(when, self._expire, context=contextvars.Context())
+        self._alarm_at = when
+
+    def _expire(self) -> None:
+        """Tell those whose time is over."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._alarm, self._alarm_at = None, float("inf")
+        next_deadline = float("inf")
+        for future, deadline in self._deadlines.items():
+            if future.done():
+                continue
+            if deadline <= now:
+                future.set_exception(DeadlineExceeded())
+            elif deadline < next_deadline:
+                next_deadline = deadline
+        if next_deadline < float("inf"):
+            self._set_alarm(loop, max(next_deadline, now + _EXPIRY_STEP))
 
     def _depart_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         # Not at once: what arrives in the same turn of the event loop travels together even when nothing is in flight.
@@ -151,9 +184,6 @@ class Coalescer(Generic[Item, Answer]):
         calls = list(self._calls)
         for call in calls:
             call.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-
-
-def _expire(future: "asyncio.Future[Answer]") -> None:
-    if not future.done():
-        future.set_exception(DeadlineExceeded())

@@ -127,6 +127,33 @@ async def test_each_item_has_its_own_deadline_and_leaves_the_queue_with_it() -> 
     assert sent == [0, 1]
 
 
+async def test_whoever_waits_learns_in_time_that_its_time_is_over() -> None:
+    """Whatever the order of their deadlines, and also after others were answered before theirs."""
+    gate = asyncio.Event()
+
+    async def send(items: Sequence[int]) -> Sequence[int | Exception]:
+        if max(items):
+            await gate.wait()
+        return list(items)
+
+    coalescer = Coalescer[int, int](send)
+    loop = asyncio.get_running_loop()
+
+    async def late(timeout: float) -> float:
+        began = loop.time()
+        with pytest.raises(DeadlineExceeded):
+            await coalescer.submit(1, timeout=timeout)
+        return loop.time() - began
+
+    # Answered at once: the alarm for it finds nobody.
+    assert await coalescer.submit(0, timeout=0.01) == 0
+    timeouts = [0.2, 0.05, 0.12, 0.051, 0.03]
+    seen = await asyncio.gather(*(late(timeout) for timeout in timeouts))
+    for timeout, took in zip(timeouts, seen, strict=True):
+        assert timeout - 0.005 <= took < timeout + 0.1, (timeout, took)
+    await coalescer.close()
+
+
 async def test_a_call_that_nobody_waits_for_any_more_makes_room() -> None:
     """A call that hangs is given up with the last of its callers, and the next one begins."""
     sent: list[int] = []
