@@ -11,6 +11,7 @@ from almagest_cli.commands import (
     history,
     identity,
     jobs,
+    keys,
     local,
     log,
     projections,
@@ -23,7 +24,8 @@ from almagest_cli.output import CommandError, Exit
 _EPILOG = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not ready or not reachable, 4 not logged in or not allowed, "
     "5 rows refused or conflict. Environment: ALMAGEST_STATE (default ./.almagest), ALMAGEST_URL and ALMAGEST_CA "
-    "(default: what `almagest up` started), ALMAGEST_TOKEN (instead of a session), ALMAGEST_POSTGRES_URL and "
+    "(default: what `almagest up` started), ALMAGEST_TOKEN (instead of a session), "
+    "ALMAGEST_KEY (a key file that signs, instead of both), ALMAGEST_POSTGRES_URL and "
     "ALMAGEST_REDIS_URL (instead of the embedded servers)."
 )
 
@@ -45,6 +47,8 @@ app.add_typer(identity.app, name="identity", rich_help_panel=_RUN)
 app.command(rich_help_panel=_DATA)(session.login)
 app.command(rich_help_panel=_DATA)(session.token)
 app.command(rich_help_panel=_DATA)(session.logout)
+app.add_typer(keys.app, name="keys", rich_help_panel=_DATA)
+app.command(rich_help_panel=_DATA)(keys.call)
 app.command(rich_help_panel=_DATA)(jobs.demo)
 app.command("import", rich_help_panel=_DATA)(jobs.import_file)
 app.command(rich_help_panel=_DATA)(catalog.get)

@@ -2,8 +2,10 @@
 say what to do.
 """
 
+import hashlib
 import os
 import ssl
+import tempfile
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -17,18 +19,20 @@ import orjson
 from almagest_cli.output import CommandError, Exit
 from almagest_cli.sessions import Session, SessionFile
 from almagest_cli.settings import ClientSettings
+from almagest_cli.signing import Key, SignedAuth, digest_header
 
 _REFRESH_SECONDS = 30.0
 """How near its end an access token is exchanged for the next."""
 _RECONNECT_SECONDS = 60.0
 """How long a watched job may be out of sight before we give up."""
+_PIECE_BYTES = 256 * 1024
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 Parameters = Mapping[str, str | int | bool | list[str]]
 
 
 class Client:
-    """A connection to the gateway of one person. Use as a context manager."""
+    """A connection to the gateway of one person, in a session or by an access key. Use as a context manager."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
@@ -41,6 +45,7 @@ class Client:
             timeout=httpx.Timeout(30, connect=5),
             headers={"User-Agent": "almagest-cli", "Accept": "application/json"},
             # The proxy of the outside world is no way to a gateway on this machine.
+            auth=None if settings.key is None else SignedAuth(Key.read(settings.key)),
             trust_env=not settings.url.startswith(("https://localhost", "https://127.0.0.1")),
         )
 
@@ -89,7 +94,27 @@ class Client:
         """Send a body piece by piece, holding none of it."""
         named = self._authorization() | {"Idempotency-Key": str(uuid.uuid4())} | dict(headers)
         timeout = httpx.Timeout(120, connect=5)
+        if self._settings.key is not None:
+            # What is signed is the digest, which goes before the body.
+            with tempfile.TemporaryFile() as spool:
+                digest = hashlib.sha256()
+                for piece in content:
+                    digest.update(piece)
+                    spool.write(piece)
+                spool.seek(0)
+                named["Content-Digest"] = digest_header(digest.digest())
+                pieces = iter(lambda: spool.read(_PIECE_BYTES), b"")
+                return self._send("POST", path, params=dict(parameters), content=pieces, headers=named, timeout=timeout)
         return self._send("POST", path, params=dict(parameters), content=content, headers=named, timeout=timeout)
+
+    def call(self, method: str, path: str, body: bytes | None) -> httpx.Response:
+        """Any request, as it is."""
+        headers = self._authorization()
+        if method not in ("GET", "HEAD"):
+            headers |= {"Idempotency-Key": str(uuid.uuid4())}
+        if body is not None:
+            headers |= {"Content-Type": "application/json"}
+        return self._send(method, path, content=body, headers=headers)
 
     def pages(self, path: str, parameters: Parameters) -> Iterator[dict[str, Any]]:
         """The pages of a collection, one after the other."""
@@ -181,6 +206,8 @@ class Client:
         return os.environ.get("ALMAGEST_TOKEN") or self._fresh_session().access_token
 
     def _authorization(self) -> dict[str, str]:
+        if self._settings.key is not None:
+            return {}
         return {"Authorization": f"Bearer {self.access_token()}"}
 
     def _fresh_session(self) -> Session:

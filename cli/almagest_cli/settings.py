@@ -23,11 +23,13 @@ class ClientSettings:
         url: of the gateway, without a slash at its end.
         ca: the file of certificates to trust; None: those that the machine trusts.
         session: the file that holds who is logged in.
+        key: the file of an access key that signs requests in place of a session; None: a session it is.
     """
 
     url: str
     ca: Path | None
     session: Path
+    key: Path | None = None
 
     @classmethod
     def read(cls) -> "ClientSettings":
@@ -44,7 +46,8 @@ class ClientSettings:
                 raise CommandError(f"ALMAGEST_CA names {ca}, which is no file.")
         else:
             trusted = where.ca if url == local and where.ca.is_file() else None
-        return cls(url=url, ca=trusted, session=where.session)
+        key = os.environ.get("ALMAGEST_KEY")
+        return cls(url=url, ca=trusted, session=where.session, key=Path(key) if key else None)
 
 
 def _local_url(where: Places) -> str:

@@ -1,10 +1,12 @@
 """Nonces in Redis: those that come while a call is in flight travel in the next one.
 
-Redis may lose what it knows, by a restart or a FLUSHALL. So it also keeps since when it has known everything: the first
-claim after a loss writes that down anew. Evicting keys would be a loss that nobody sees: its policy must be
-`noeviction`, which is the default.
+Redis may lose what it knows: all by a FLUSHALL, the last second by a crash, what was on its way by a failover. So it
+also keeps since when it has known everything, which is written down anew after each loss. A lost key is noticed by the
+claim itself; a process that ended, by the script being unknown to the one that came after it, as scripts are never
+saved. Evicting keys would be a loss that nobody sees: the policy must be `noeviction`, which is the default.
 """
 
+import hashlib
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,7 +14,7 @@ from typing import Any, Final
 from chassis.coalescing import Coalescer
 from chassis.errors import ChassisError
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from gateway.application.nonces import Nonces, NoncesAway
 
@@ -31,13 +33,14 @@ for i = 2, #KEYS do
 end
 return answers
 """
+_DIGEST: Final = hashlib.sha1(_CLAIM.encode(), usedforsecurity=False).hexdigest()
 
 
 class RedisNonces(Nonces):
     """Nonces in Redis."""
 
     def __init__(self, redis: Redis) -> None:
-        self._claim: Any = redis.register_script(_CLAIM)
+        self._redis: Any = redis
         self._calls: Coalescer[tuple[str, int], tuple[bool, float]] = Coalescer(self._send, name="nonces")
 
     async def close(self) -> None:
@@ -57,10 +60,15 @@ class RedisNonces(Nonces):
 
     async def _send(self, nonces: Sequence[tuple[str, int]]) -> Sequence[tuple[bool, float]]:
         # Two of a kind in one call are as far apart for Redis as in two.
-        answers: list[Any] = await self._claim(
-            keys=[_SINCE, *(nonce for nonce, _ in nonces)],
-            args=[repr(time.time()), *(milliseconds for _, milliseconds in nonces)],
-        )
+        keys = [_SINCE, *(nonce for nonce, _ in nonces)]
+        given = [repr(time.time()), *(milliseconds for _, milliseconds in nonces)]
+        try:
+            answers: list[Any] = await self._redis.evalsha(_DIGEST, len(keys), *keys, *given)
+        except NoScriptError:
+            # Another process than the one that we knew, or a new one: nothing is claimed in it before it says so.
+            await self._redis.set(_SINCE, repr(time.time()))
+            await self._redis.script_load(_CLAIM)
+            answers = await self._redis.evalsha(_DIGEST, len(keys), *keys, *given)
         since = float(answers[0])
         return [(answer == 1, since) for answer in answers[1:]]
 
