@@ -13,8 +13,11 @@ from almagest.auth.v1 import (
     auth_pb2_grpc,
     payload_keys_pb2,
     payload_keys_pb2_grpc,
+    privacy_pb2,
+    privacy_pb2_grpc,
 )
 from chassis.database.engine import create_engine
+from chassis.database.pool import Database
 from chassis.identity.spiffe import SpiffeId
 from chassis.ids import uuid7
 from chassis.payloads import Suite
@@ -27,14 +30,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from auth.adapters.access_keys import PostgresAccessKeys
 from auth.adapters.argon2 import Argon2Passwords
 from auth.adapters.data_keys import DataKeys
+from auth.adapters.erasures import PostgresErasures
 from auth.adapters.jose import KeyForge, KeyRing, fresh_pair
 from auth.adapters.payload_keys import PayloadKeyForge, PostgresPayloadKeys
+from auth.adapters.places import EveryPlace
 from auth.adapters.postgres import PostgresPeople, PostgresSessions, PostgresSigningKeys
 from auth.adapters.revocations import PostgresRevocations
+from auth.adapters.rotation import Keys, Rotation
 from auth.adapters.sealing import KeyEncryptionKey, KeyEncryptionKeyError
 from auth.adapters.sharding import Shards, sharded_sessions
 from auth.adapters.subject_keys import PostgresSubjectKeys
 from auth.application import access_keys
+from auth.application.forgetting import Forgetting
 from auth.application.keys import ensure_keys
 from auth.application.payload_keys import Kinds, ensure_payload_keys
 from auth.application.sessions import Terms
@@ -44,6 +51,7 @@ from auth.entrypoints.access_keys import AccessKeyServicer
 from auth.entrypoints.errors import ERRORS
 from auth.entrypoints.payload_keys import PayloadKeyServicer, keep_renewing
 from auth.entrypoints.policy import POLICY
+from auth.entrypoints.privacy import PrivacyServicer
 from auth.entrypoints.revocations import RevocationNews
 from auth.entrypoints.servicer import AuthServicer, Ports
 from auth.settings import Settings
@@ -51,6 +59,7 @@ from auth.settings import Settings
 _SERVICE = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
 _ACCESS_KEYS = access_keys_pb2.DESCRIPTOR.services_by_name["AccessKeyService"].full_name
 _PAYLOAD_KEYS = payload_keys_pb2.DESCRIPTOR.services_by_name["PayloadKeyService"].full_name
+_PRIVACY = privacy_pb2.DESCRIPTOR.services_by_name["PrivacyService"].full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class Parts:
     data_keys: DataKeys
     subject_keys: PostgresSubjectKeys
     subjects: SubjectSealer
+    erasures: PostgresErasures
     people: PostgresPeople
     sessions: PostgresSessions
     signing_keys: PostgresSigningKeys
@@ -125,6 +135,7 @@ async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
             data_keys=data_keys,
             subject_keys=subject_keys,
             subjects=SubjectSealer(subject_keys, key_encryption_key),
+            erasures=PostgresErasures(sessions, key_encryption_key, subject_keys=subject_keys, revocations=revocations),
             people=PostgresPeople(sessions, data_keys, fresh_id=uuid7),
             sessions=PostgresSessions(sessions, revocations),
             signing_keys=PostgresSigningKeys(sessions, shards),
@@ -157,10 +168,45 @@ def _access_key_ports(settings: Settings, parts: Parts) -> access_keys.Ports:
     )
 
 
+_SEARCHED = ("event-store", "catalog-query", "worker")
+"""Who keeps something beside auth. What each says of itself is searched last, Redis with the worker's."""
+
+
+@asynccontextmanager
+async def _forgetting(
+    settings: Settings, chassis: Chassis[Settings], parts: Parts
+) -> AsyncGenerator[tuple[Forgetting, list[str]]]:
+    """The use case, and what it cannot search."""
+    async with AsyncExitStack() as stack:
+        databases: list[Database] = []
+        for number, dsn in enumerate(settings.database_urls):
+            database = await Database.open(
+                dsn, name=f"users_{number}_search", size=1, min_size=0, statement_timeout=60.0
+            )
+            stack.push_async_callback(database.close)
+            databases.append(database)
+        reached = [name for name in _SEARCHED if getattr(settings, f"{name.replace('-', '_')}_target")]
+        places = EveryPlace(
+            databases=databases,
+            directories=settings.search_directories,
+            channels={name: chassis.channel(name) for name in reached},
+        )
+        unreached = [f"what {name} keeps: auth was not told where it is" for name in _SEARCHED if name not in reached]
+        if not settings.search_directories:
+            unreached.append("logs and traces: auth was not told where they are (ALMAGEST_SEARCH_DIRECTORIES)")
+        yield (
+            Forgetting(erasures=parts.erasures, places=places, forgotten=parts.subjects.invalidate, clock=now),
+            unreached,
+        )
+
+
 @asynccontextmanager
 async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGenerator[Assembly]:
     """Put the service together."""
-    async with assembled(settings) as parts:
+    async with (
+        assembled(settings) as parts,
+        _forgetting(settings, chassis, parts) as (forgetting, unreached),
+    ):
         key_ring = KeyRing(
             keys=parts.signing_keys,
             key_encryption_key=parts.key_encryption_key,
@@ -218,8 +264,22 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         async def watch_revocations() -> None:
             await parts.revocations.watch(chassis.revocations)
 
+        async def search_for_traces() -> None:
+            await forgetting.watch(settings.erasure_look_seconds)
+
+        rotation = Rotation(
+            parts.engines, parts.data_keys, parts.key_encryption_key, clock=now, settle=settings.key_settlement
+        )
+        privacy = PrivacyServicer(
+            forgetting,
+            signer=key_ring,
+            issuer=ports.terms.issuer,
+            unreached=unreached,
+            rotate=lambda keys: rotation.run(Keys(keys)),
+        )
         yield Assembly(
             servicers=[
+                (_PRIVACY, privacy_pb2_grpc.add_PrivacyServiceServicer_to_server, privacy),
                 (_SERVICE, auth_pb2_grpc.add_AuthServiceServicer_to_server, AuthServicer(ports)),
                 (
                     _ACCESS_KEYS,
@@ -239,6 +299,6 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             ],
             policy=POLICY,
             errors=ERRORS,
-            tasks=[watch_keys, watch_data_keys, watch_revocations, renew_payload_keys],
+            tasks=[watch_keys, watch_data_keys, watch_revocations, renew_payload_keys, search_for_traces],
             probes={"databases": databases_answer},
         )

@@ -14,6 +14,11 @@ class Settings(DatabaseSettings):
     """32 random bytes in base64, kept apart from the databases and their backups. All but `migrate` need it."""
     older_key_encryption_key_files: tuple[Path, ...] = ()
     """The files of earlier key-encryption keys, as a JSON list, until everything is sealed with the present one."""
+    search_directories: tuple[Path, ...] = ()
+    """Where the logs and traces of all services are, as a JSON list, if auth can read them: they are searched for the
+    traces of people who were forgotten. What is not named here is named in the certificate as not searched."""
+    erasure_look_seconds: float = Field(default=1.0, gt=0)
+    """How often a replica looks whether there are traces of a forgotten person to be searched for."""
     access_token_seconds: int = Field(default=600, ge=10, le=3600)
     """How long an access token is good for."""
     session_seconds: int = Field(default=14 * 24 * 3600, ge=60)

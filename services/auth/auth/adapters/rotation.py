@@ -55,6 +55,7 @@ WRAPPED = (
     ),
     _Wrapped("subject_keys", ("subject_id",), "wrapped", lambda row: subject_context(row["subject_id"])),
     _Wrapped("signing_keys", ("kid",), "sealed_private_key", lambda row: f"signing key {row['kid']}"),
+    _Wrapped("payload_keys", ("kid",), "sealed_private_key", lambda row: f"payload key {row['kid']}"),
     _Wrapped("access_keys", ("id",), "sealed_secret", lambda row: f"access key {row['id']}"),
     _Wrapped("erasures", ("user_id",), "sealed_terms", lambda row: f"erasure {row['user_id']}"),
 )

@@ -85,7 +85,7 @@ class ErasureRow(Row):
     """The forgetting of a person. What is searched for is kept, sealed, until everything was searched."""
 
     __tablename__ = "erasures"
-    __table_args__ = (Index("erasures_open", "user_id", postgresql_where=text("certificate IS NULL")),)
+    __table_args__ = (Index("erasures_open", "user_id", postgresql_where=text("certified_at IS NULL")),)
 
     user_id: Mapped[UUID] = mapped_column(primary_key=True, info=_BY_ID)
     forgotten_at: Mapped[datetime]
@@ -94,4 +94,4 @@ class ErasureRow(Row):
     stores: Mapped[list[dict[str, Any]]] = mapped_column(JSONB(), server_default=text("'[]'"))
     # Until when a replica is at the search; another one takes over after that.
     searched_until: Mapped[datetime | None]
-    certificate: Mapped[str | None]
+    certified_at: Mapped[datetime | None]

@@ -36,6 +36,13 @@ class UnknownPerson(AuthError):
         super().__init__("There is no such person.")
 
 
+class UnknownErasure(AuthError):
+    """Nobody with this id was forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__("Nobody with this id was forgotten.")
+
+
 class NotAboutYou(AuthError):
     """Someone asked about another person without being allowed to."""
 

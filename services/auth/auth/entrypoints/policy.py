@@ -6,6 +6,7 @@ _GATEWAY = frozenset({"gateway"})
 _EVERYONE = frozenset({"gateway", "catalog-command", "catalog-query", "event-store", "worker"})
 _SERVICE = "/almagest.auth.v1.AuthService"
 _ACCESS_KEYS = "/almagest.auth.v1.AccessKeyService"
+_PRIVACY = "/almagest.auth.v1.PrivacyService"
 
 POLICY: Policy = {
     f"{_SERVICE}/CreateUser": Rule(callers=_GATEWAY, person=Person.REQUIRED, scopes=frozenset({"users:write"})),
@@ -26,5 +27,9 @@ POLICY: Policy = {
     f"{_ACCESS_KEYS}/RevokeAccessKey": Rule(callers=_GATEWAY, person=Person.REQUIRED),
     f"{_ACCESS_KEYS}/GetVerificationKey": Rule(callers=_GATEWAY, person=Person.NONE),
     f"{_ACCESS_KEYS}/ExchangeAccessKey": Rule(callers=_GATEWAY, person=Person.NONE),
+    # A person about themselves, and whoever manages people; the use cases know.
+    f"{_PRIVACY}/ForgetPerson": Rule(callers=_GATEWAY, person=Person.REQUIRED),
+    f"{_PRIVACY}/GetErasure": Rule(callers=_GATEWAY, person=Person.REQUIRED),
+    f"{_PRIVACY}/RotateDataKeys": Rule(callers=frozenset({"operator"}), person=Person.NONE),
     "/almagest.auth.v1.PayloadKeyService/ListPayloadKeys": Rule(callers=_GATEWAY, person=Person.NONE),
 }

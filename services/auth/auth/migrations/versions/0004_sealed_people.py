@@ -67,9 +67,9 @@ def upgrade() -> None:
         sa.Column("sealed_terms", sa.LargeBinary),
         sa.Column("stores", postgresql.JSONB, nullable=False, server_default=sa.text("'[]'")),
         sa.Column("searched_until", sa.DateTime(timezone=True)),
-        sa.Column("certificate", sa.Text),
+        sa.Column("certified_at", sa.DateTime(timezone=True)),
     )
-    op.create_index("erasures_open", "erasures", ["user_id"], postgresql_where=sa.text("certificate IS NULL"))
+    op.create_index("erasures_open", "erasures", ["user_id"], postgresql_where=sa.text("certified_at IS NULL"))
     role = service_role()
     for privileges, table in (
         ("DELETE, UPDATE (sealed_email, sealed_first_name, sealed_last_name)", "users"),
@@ -77,7 +77,7 @@ def upgrade() -> None:
         ("SELECT, INSERT, DELETE, UPDATE (state, changed_at, wrapped)", "data_keys"),
         ("SELECT, INSERT, DELETE", "email_indexes"),
         ("SELECT, INSERT, UPDATE (key_id, wrapped, destroyed_at)", "subject_keys"),
-        ("SELECT, INSERT, UPDATE (sealed_terms, stores, searched_until, certificate)", "erasures"),
+        ("SELECT, INSERT, UPDATE (sealed_terms, stores, searched_until, certified_at)", "erasures"),
     ):
         op.execute(f"GRANT {privileges} ON {table} TO {role}")
 

@@ -30,7 +30,8 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("state IN ('next', 'active')"),
     )
-    op.execute(f"GRANT SELECT, INSERT, UPDATE (state, retired_at) ON payload_keys TO {service_role()}")
+    privileges = "SELECT, INSERT, UPDATE (state, retired_at, sealed_private_key)"
+    op.execute(f"GRANT {privileges} ON payload_keys TO {service_role()}")
 
 
 def downgrade() -> None:
