@@ -29,7 +29,7 @@ from catalog_query.adapters.generations import GenerationsShard
 from catalog_query.adapters.postgres import ReadModelShard
 from catalog_query.adapters.products import ServedProducts
 from catalog_query.adapters.queries import ProductPages
-from catalog_query.adapters.schedules import ScheduleTable
+from catalog_query.adapters.schedules import ServedSchedules
 from catalog_query.adapters.versions import VersionPages
 from catalog_query.application.changes.feed import ChangeFeeds, FeedLimits
 from catalog_query.application.changes.tail import Retention
@@ -56,6 +56,7 @@ from catalog_query.entrypoints.policy import (
 )
 from catalog_query.entrypoints.projections import CatalogProjectionServicer
 from catalog_query.entrypoints.schedules import CatalogScheduleServicer
+from catalog_query.projections.checks import ProductCheck, VersionCheck
 from catalog_query.projections.drift import DriftCheck
 from catalog_query.projections.operations import Operations
 from catalog_query.projections.ports import Pace
@@ -114,11 +115,12 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             look_every=settings.projection_look_seconds,
             chores=Rebuilds([GenerationsShard(read_model) for read_model in read_models]),
         )
+        product_check, version_check = ProductCheck(event_store), VersionCheck(event_store)
         drift = DriftCheck(
             log=event_store,
             read_models=read_models,
             shards=shards,
-            freshness=freshness,
+            checks=[(product_check, freshness), (version_check, versions_freshness)],
             products_a_second=settings.drift_products_a_second,
         )
         operations = Operations(
@@ -127,11 +129,13 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             shards=shards,
             read_models=read_models,
             log=event_store,
+            checks=[product_check, version_check],
         )
         await projections.recall()
         documents: list[ServedProducts] = []
         pages: list[ProductPages] = []
         past_pages: list[VersionPages] = []
+        lists: list[ServedSchedules] = []
         for shard, dsn in enumerate(settings.database_urls):
             engine = create_engine(
                 dsn,
@@ -145,6 +149,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             adopted = partial(projections.adopted, shard)
             documents.append(ServedProducts(read_models[shard], generation, adopted))
             pages.append(ProductPages(engine, generation, adopted))
+            lists.append(ServedSchedules(read_models[shard], generation, adopted))
             past_pages.append(VersionPages(engine, partial(versions_freshness.generation, shard), adopted))
         servicer = CatalogQueryServicer(
             shards=shards,
@@ -184,7 +189,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         )
         changes = CatalogChangesServicer(feeds)
         schedules = CatalogScheduleServicer(
-            schedules=Schedules(shards=shards, tables=[ScheduleTable(read_model) for read_model in read_models]),
+            schedules=Schedules(shards=shards, tables=lists),
             shards=shards,
             freshness=freshness,
             maximum_wait=settings.maximum_wait_seconds,

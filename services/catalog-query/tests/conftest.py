@@ -30,6 +30,10 @@ from event_store.settings import Settings as EventStoreSettings
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
+from .operated import operated
+
+__all__ = ["operated"]
+
 NAMESPACE = uuid.UUID("6f0f5f3e-6c1b-5d53-9a0b-0a2f6f6c9d11")
 MIGRATIONS = "catalog_query.migrations"
 

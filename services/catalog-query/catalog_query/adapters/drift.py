@@ -10,8 +10,10 @@ from chassis.database.pool import Connection
 
 from catalog_query.adapters.postgres import ReadModelShard
 from catalog_query.adapters.products import COLUMNS, ProductTable
+from catalog_query.adapters.schedules import ScheduleTable
 from catalog_query.domain.projection import Target
 from catalog_query.domain.rows import ProductRow
+from catalog_query.domain.schedules import Listed
 
 _CHECK: Final = ", ".join(
     f"{name} IS NOT DISTINCT FROM ${number}::{kind}{cast}" for number, (name, kind, cast) in enumerate(COLUMNS, start=1)
@@ -38,12 +40,13 @@ class DriftTable:
         self._shard = shard
         self._target = target
         self.products = ProductTable(shard, target)
+        self.schedules = ScheduleTable(target)
 
-    async def sample(self, *, after: UUID, limit: int) -> Sequence[UUID]:
-        """Some products: those that follow an id."""
+    async def sample(self, table: str, *, after: UUID, limit: int) -> Sequence[UUID]:
+        """Some products of a table: those that follow an id."""
         async with self._shard.connection() as connection:
             rows = await connection.fetch(
-                f"SELECT product_id FROM {self._target.schema}.products"  # noqa: S608 - see `Target`
+                f"SELECT DISTINCT product_id FROM {self._target.schema}.{table}"  # noqa: S608 - see `Target`
                 " WHERE product_id >= $1 ORDER BY product_id LIMIT $2",
                 after,
                 limit,
@@ -58,17 +61,21 @@ class DriftTable:
                 product_id,
             )
 
-    async def differing(self, row: ProductRow) -> Sequence[str] | None:
-        """The columns in which a row is not what it should be; None when it is of another revision by now, or gone."""
-        async with self._shard.connection() as connection:
+    async def differing(self, row: ProductRow, listed: Sequence[Listed]) -> Sequence[str] | None:
+        """The columns in which a row is not what it should be, and `schedules`, when what is planned beside it is not;
+        None when it is of another revision by now, or gone.
+        """
+        async with self._shard.database.transaction(isolation="repeatable_read", readonly=True) as connection:
             same = await connection.fetchrow(
                 f"SELECT {_CHECK} FROM {self._target.schema}.products"  # noqa: S608 - as above
                 " WHERE product_id = $1 AND revision = $3",
                 *row[1:],
             )
+            planned = await self.schedules.of_product(connection, UUID(row.product_id))
         if same is None:
             return None
-        return [name for (name, _, _), equal in zip(COLUMNS, same, strict=True) if not equal]
+        found = [name for (name, _, _), equal in zip(COLUMNS, same, strict=True) if not equal]
+        return found if planned == listed else [*found, "schedules"]
 
     async def record(self, product_id: UUID, *, kind: str, revision: int, fields: Sequence[str]) -> None:
         """Keep that a product has drifted."""
@@ -110,9 +117,12 @@ class DriftTable:
             )
         return [Drifted(*row) for row in rows]
 
-    async def repair(self, product_id: UUID, row: ProductRow | None, *, sure: bool) -> bool | None:
-        """Write the row of a product as it must be, or take it away. Whether it was another one; None when it is ahead
-        of what must be, which nothing was written over: read the log again, and come back `sure` if it says the same.
+    async def repair(
+        self, product_id: UUID, row: ProductRow | None, listed: Sequence[Listed], *, sure: bool
+    ) -> bool | None:
+        """Write the row of a product as it must be, or take it away, and what is planned. Whether it was another one;
+        None when it is ahead of what must be, which nothing was written over: read the log again, and come back `sure`
+        if it says the same.
 
         Every projector of the generation in this shard is fenced off in the same transaction: none can write what it
         folded upon the row that was.
@@ -136,6 +146,7 @@ class DriftTable:
                 changed = not await self._same(connection, row)
                 if changed:
                     await self.products.replace(connection, row)
+            changed |= await self.schedules.replace(connection, product_id, listed)
             await connection.execute(
                 "DELETE FROM drift WHERE projection = $1 AND generation = $2 AND product_id = $3", *where, product_id
             )

@@ -150,6 +150,8 @@ class ProjectionRow(Base):
     epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
     switched_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     switched_by: Mapped[str] = mapped_column(String, server_default=text("''"))
+    beside: Mapped[list[str]] = mapped_column(ARRAY(String), server_default=text("'{}'"))
+    """Further templates, of which each generation has a table as well."""
 
 
 class GenerationRow(Base):
@@ -331,7 +333,7 @@ product_versions = Table(
 
 
 class Schedule(Base):
-    """What is planned for a product, and how it ended."""
+    """What is planned for a product, and how it ended. A generation of the products has its own."""
 
     __tablename__ = "schedules"
 

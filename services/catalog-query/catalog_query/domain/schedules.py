@@ -2,7 +2,8 @@
 what holds now.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -40,6 +41,15 @@ class Ended(NamedTuple):
     schedule_id: str
     state: str
     ended_at: datetime
+    failure: str
+
+
+class Listed(NamedTuple):
+    """A schedule, and what became of it by the log."""
+
+    planned: Planned
+    state: str
+    ended_at: datetime | None
     failure: str
 
 
@@ -106,6 +116,30 @@ def plan(event: event_pb2.RecordedEvent) -> Planned | Ended | None:  # noqa: PLR
             return Ended(ended.schedule_id, FAILED, at, ended.reason)
         case _:
             return None
+
+
+def listed(
+    events_of_product: Iterable[event_pb2.RecordedEvent], skipped: AbstractSet[int], *, up_to: int
+) -> Sequence[Listed]:
+    """All that was ever planned for a product by its events up to a revision, without those that are left out, by id.
+
+    Raises:
+        PoisonousEvent: one of them cannot be read.
+    """
+    found: dict[str, Listed] = {}
+    for event in events_of_product:
+        if event.revision > up_to or event.revision in skipped:
+            continue
+        match plan(event):
+            case Planned() as planned:
+                found.setdefault(planned.schedule_id, Listed(planned, OPEN, None, ""))
+            case Ended() as ended if ended.schedule_id in found:
+                one = found[ended.schedule_id]
+                if one.state == OPEN:
+                    found[ended.schedule_id] = Listed(one.planned, ended.state, ended.ended_at, ended.failure)
+            case _:
+                pass
+    return [found[schedule_id] for schedule_id in sorted(found)]
 
 
 def _planned(

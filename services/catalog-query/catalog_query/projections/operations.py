@@ -28,8 +28,8 @@ from catalog_query.domain.errors import (
 from catalog_query.domain.product import stream_of
 from catalog_query.domain.projection import PRODUCTS, Generation, Pointer, Target
 from catalog_query.projections import repair
+from catalog_query.projections.checks import Check, WholeStreams
 from catalog_query.projections.projection import Projection
-from catalog_query.projections.repair import WholeStreams
 from catalog_query.projections.supervisor import Projections
 
 _MOST_BEHIND = 1_000
@@ -62,8 +62,10 @@ class Operations:
         shards: Shards,
         read_models: Sequence[ReadModelShard],
         log: WholeStreams,
+        checks: Sequence[Check],
     ) -> None:
         self._projections = projections
+        self._checks = {check.name: check for check in checks}
         self._known = known
         self._shards = shards
         self._read_models = read_models
@@ -297,15 +299,17 @@ class Operations:
         read_shard = self._shards.read_shard_of(str(product_id))
         shard = self._read_models[read_shard]
         if forget_skipped:
-            await self._parked[read_shard].forget_skipped(PRODUCTS, stream_of(str(product_id)))
+            for name in self._checks:
+                await self._parked[read_shard].forget_skipped(name, stream_of(str(product_id)))
         revision: int | None = None
         changed = 0
         for pointer in await shard.pointers():
-            for generation in pointer.generations if pointer.projection == PRODUCTS else ():
+            for generation in pointer.generations if pointer.projection in self._checks else ():
                 if generation.ready:
-                    now, was_other = await repair.repair(shard, self._log, generation.target, product_id)
+                    check = self._checks[pointer.projection]
+                    now, was_other = await check.repair(shard, generation.target, product_id)
                     changed += was_other
-                    if generation.target.generation == pointer.serving:
+                    if generation.target == Target(PRODUCTS, pointer.serving):
                         revision = now
         return revision, changed
 

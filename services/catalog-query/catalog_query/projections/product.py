@@ -43,7 +43,7 @@ class Products:
         """For one pair of shards and one generation."""
         cached = self._cached_while_filling if filling else self._cached
         products = ProductApplier(ProductTable(shard, target), cached=cached, filling=filling)
-        return WithSchedules(products, ScheduleTable(shard))
+        return WithSchedules(products, ScheduleTable(target))
 
 
 class ProductApplier:

@@ -21,7 +21,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 from almagest.eventstore.v1 import event_pb2
@@ -43,6 +43,25 @@ _BETWEEN_TURNS: Final = 100
 _LOOKS: Final = 20
 _PAUSE: Final = 0.05
 """A batch is put off for as many pauses, in seconds, and not longer: the past must come on, too."""
+
+
+class Table(Protocol):
+    """The table of versions, or what stands for it."""
+
+    async def latest(self, product_ids: Sequence[UUID]) -> Mapping[UUID, LatestVersion]:
+        """The row of each of these products that holds for ever after."""
+        ...
+
+    async def write(
+        self,
+        connection: Connection,
+        *,
+        ends: Sequence[tuple[UUID, int, datetime, datetime]],
+        rows: Sequence[VersionRow],
+        splices: Sequence[Splice],
+    ) -> None:
+        """End rows, add rows, splice."""
+        ...
 
 
 class Versions:
@@ -102,7 +121,9 @@ class _Batch:
 class VersionApplier:
     """Turns events into versions."""
 
-    def __init__(self, table: VersionTable, streams: Streams, *, cached: int, gives_way: Callable[[], bool]) -> None:
+    def __init__(
+        self, table: Table, streams: Streams, *, cached: int, gives_way: Callable[[], bool] = lambda: False
+    ) -> None:
         self._gives_way = gives_way
         self._table = table
         self._streams = streams
