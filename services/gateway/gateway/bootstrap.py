@@ -46,6 +46,8 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
         redis = _redis(settings, stack)
         nonces = NoNonces() if redis is None else RedisNonces(redis)
         stack.push_async_callback(nonces.close)
+        if isinstance(nonces, RedisNonces):
+            stack.callback(asyncio.create_task(nonces.watch()).cancel)
         ports = Ports(
             auth=auth.GrpcAuth(channels["auth"]),
             catalog_command=commands,

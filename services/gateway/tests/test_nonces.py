@@ -30,6 +30,19 @@ async def replicas(redis) -> AsyncIterator[list[RedisNonces]]:
         await one.close()
 
 
+async def test_a_loss_is_noticed_before_anybody_comes(replicas, redis):
+    """So that who comes a while later is not the one to wait for it."""
+    watching = asyncio.create_task(replicas[0].watch())
+    try:
+        for _ in range(2):
+            async with asyncio.timeout(5):
+                while not await redis.exists("almagest:gateway:once-since"):  # noqa: ASYNC110 - Redis tells nobody
+                    await asyncio.sleep(0.02)
+            await redis.flushdb()
+    finally:
+        watching.cancel()
+
+
 async def taken(nonces: RedisNonces, nonce: str, *, since: float) -> bool:
     """Whether what carries the nonce would be taken."""
     try:

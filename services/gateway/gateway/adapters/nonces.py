@@ -6,6 +6,8 @@ claim itself; a process that ended, by the script being unknown to the one that 
 saved. Evicting keys would be a loss that nobody sees: the policy must be `noeviction`, which is the default.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ from gateway.application.nonces import Nonces, NoncesAway
 _PREFIX: Final = "almagest:gateway:once:"
 _SINCE: Final = "almagest:gateway:once-since"
 _SECONDS: Final = 1.0
+_WATCH_SECONDS: Final = 0.5
 _CLAIM: Final = """
 local since = redis.call('GET', KEYS[1])
 if not since then
@@ -46,6 +49,13 @@ class RedisNonces(Nonces):
     async def close(self) -> None:
         """Refuse what still comes."""
         await self._calls.close()
+
+    async def watch(self) -> None:
+        """Look now and then, for ever, so that a loss is noticed when it happens, and not by the next who comes."""
+        while True:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await self._send(())
+            await asyncio.sleep(_WATCH_SECONDS)
 
     async def claim(self, purpose: str, nonce: str, *, seconds: float, since: float | None = None) -> bool:  # noqa: D102 - the port says
         try:
