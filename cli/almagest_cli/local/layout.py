@@ -56,7 +56,7 @@ class Service:
 
 
 SERVICES = (
-    Service("auth", databases="users", sharded=True),
+    Service("auth", databases="users", sharded=True, calls=(EVENT_STORE, "catalog-query", "worker")),
     Service(EVENT_STORE, databases="events", sharded=True, calls=("auth",), redis=True),
     Service("catalog-command", calls=("auth", "event-store")),
     Service("catalog-query", databases="catalog", sharded=True, calls=("auth", "event-store"), redis=True),
@@ -239,6 +239,7 @@ def environment(
         told["ALMAGEST_HTTP_LISTEN"] = f"127.0.0.1:{ports.http[row.name]}"
     if row.name == AUTH:
         told["ALMAGEST_KEY_ENCRYPTION_KEY_FILE"] = str(places.key_encryption_key)
+        told["ALMAGEST_SEARCH_DIRECTORIES"] = orjson.dumps([str(places.logs), str(places.traces)]).decode()
     if row.workload == EVENT_STORE:
         told.setdefault("ALMAGEST_ARCHIVE_DIRECTORY", str(places.archives))
     if row.redis:

@@ -10,9 +10,10 @@ from chassis.redis import connect
 from chassis.rpc.channel import Channel
 from redis.asyncio import Redis
 
-from gateway.adapters import access_keys, auth, catalog_command, catalog_query, operators, payload_keys, worker
+from gateway.adapters import access_keys, auth, catalog_command, catalog_query, erasures, operators, payload_keys, worker
 from gateway.adapters.access_keys import GrpcAccessKeys
 from gateway.adapters.changes import GrpcChanges
+from gateway.adapters.erasures import GrpcErasures
 from gateway.adapters.nonces import NoNonces, RedisNonces
 from gateway.adapters.operators import GrpcOperators
 from gateway.adapters.payload_keys import GrpcPayloadKeys
@@ -26,6 +27,7 @@ from gateway.settings import Settings
 
 SERVICE = "gateway"
 _REDIS_SECONDS = 0.25
+_AUTH_RETRYABLE = auth.RETRYABLE | access_keys.RETRYABLE | payload_keys.RETRYABLE | erasures.RETRYABLE
 
 
 @asynccontextmanager
@@ -34,7 +36,7 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
     async with AsyncExitStack() as stack:
         chassis = await stack.enter_async_context(Chassis[Settings].open(SERVICE, settings))
         channels = {
-            "auth": chassis.channel("auth", retryable=auth.RETRYABLE | access_keys.RETRYABLE | payload_keys.RETRYABLE),
+            "auth": chassis.channel("auth", retryable=_AUTH_RETRYABLE),
             "catalog-command": chassis.channel("catalog-command"),
             "catalog-query": chassis.channel("catalog-query", retryable=catalog_query.RETRYABLE | operators.RETRYABLE),
             "worker": chassis.channel("worker", retryable=worker.RETRYABLE),
@@ -59,6 +61,7 @@ async def gateway(settings: Settings) -> AsyncGenerator[tuple[Application, Readi
             nonces=nonces,
             payload_keys=GrpcPayloadKeys(channels["auth"]),
             access_keys=GrpcAccessKeys(channels["auth"]),
+            erasures=GrpcErasures(channels["auth"]),
         )
         quotas = Quotas(None if redis is None else RedisQuotas(redis))
         sharing = asyncio.create_task(quotas.share())

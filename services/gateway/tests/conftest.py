@@ -21,6 +21,7 @@ from .fake_answers import jwt
 from .fake_auth import FakeAuth
 from .fake_catalog import Catalog
 from .fake_changes import FakeChanges
+from .fake_erasures import FakeErasures
 from .fake_keys import MemoryKeys
 from .fake_operators import FakeOperators
 from .fake_payloads import FakePayloadKeys, MemoryNonces
@@ -43,6 +44,7 @@ class Fakes:
         self.nonces = MemoryNonces()
         self.payload_keys = FakePayloadKeys()
         self.access_keys = FakeAccessKeys()
+        self.erasures = FakeErasures()
         self.ports = Ports(
             auth=self.auth,
             catalog_command=self.catalog,
@@ -54,6 +56,7 @@ class Fakes:
             nonces=self.nonces,
             payload_keys=self.payload_keys,
             access_keys=self.access_keys,
+            erasures=self.erasures,
         )
         self.quotas = Quotas()
         self.revocations = Revocations()

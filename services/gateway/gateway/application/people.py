@@ -147,6 +147,7 @@ def _person(answer: auth_pb2.ExchangeTokenResponse) -> Person:
             str(claims["sub"]),
             answer.transaction_token,
             answer.expires_at.ToNanoseconds() / 1e9,
+            scopes=frozenset(str(claims.get("scope", "")).split()),
             session_id=str(claims.get("sid", "")),
             access_key_id=str(claims.get("key", "")),
             generation=int(claims.get("gen", 0)),

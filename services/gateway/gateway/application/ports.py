@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from almagest.auth.v1 import access_keys_pb2, auth_pb2
+from almagest.auth.v1 import access_keys_pb2, auth_pb2, privacy_pb2
 from almagest.catalog.v1 import changes_pb2, command_pb2, past_pb2, projections_pb2, query_pb2, schedules_pb2
 from almagest.jobs.v1 import jobs_pb2
 
@@ -29,12 +29,17 @@ class Person:
     subject: str
     token: str
     expires_at: float
+    scopes: frozenset[str] = frozenset()
     session_id: str = ""
     access_key_id: str = ""
     generation: int = 0
 
     def __repr__(self) -> str:
         return f"Person({self.subject})"
+
+    def sees(self, user_id: str) -> bool:
+        """Whether all that is known of somebody is this person's to see: it is themselves, or they manage people."""
+        return user_id == self.subject or "users:read" in self.scopes
 
 
 class Auth(Protocol):
@@ -320,6 +325,18 @@ class KeyMemory(Protocol):
         ...
 
 
+class Erasures(Protocol):
+    """The forgetting of people."""
+
+    async def forget(self, user_id: str, person: Person, *, block_email: bool) -> privacy_pb2.Erasure:
+        """Forget somebody."""
+        ...
+
+    async def get(self, user_id: str, person: Person) -> privacy_pb2.Erasure:
+        """An erasure as it stands."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ports:
     """All of them, as bootstrap puts them together."""
@@ -334,3 +351,4 @@ class Ports:
     nonces: Nonces
     payload_keys: PayloadKeys
     access_keys: AccessKeys
+    erasures: Erasures

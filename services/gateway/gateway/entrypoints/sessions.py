@@ -26,7 +26,7 @@ _CREDENTIALS = {"email": "ada@example.com", "password": "correct horse battery s
 async def log_in(credentials: Annotated[LogIn, Depends(JsonBody[LogIn](LogIn))], ports: Backends) -> Response:
     """Start a session. Which of address and password was wrong is not told."""
     answer = await ports.auth.log_in(auth_pb2.LogInRequest(email=credentials.email, password=credentials.password))
-    return json_response(Session.of(answer.tokens, user=User.of(answer.user)), 201)
+    return json_response(Session.of(answer.tokens, user=User.of(answer.user, whole=True)), 201)
 
 
 @router.post(

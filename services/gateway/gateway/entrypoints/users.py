@@ -5,6 +5,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from gateway import types
+from gateway.application.ports import Person
 from gateway.entrypoints.bodies import JsonBody
 from gateway.entrypoints.dependencies import REPLAYED, Asker, Backends, IdempotencyKey, json_response, uuid_of
 from gateway.entrypoints.documentation import ASKED, IDEMPOTENCY, LOCATION, WITH_BODY, WRITE, body, problems, success
@@ -52,7 +53,7 @@ async def create_user(
             person,
         )
     headers = {"Location": f"/v1/users/{user.user_id}"} | ({REPLAYED: "true"} if command.replayed else {})
-    return json_response(User.of(user), 201, headers)
+    return json_response(_seen(user, person), 201, headers)
 
 
 @router.get(
@@ -63,7 +64,8 @@ async def create_user(
 )
 async def get_me(person: Asker, ports: Backends) -> Response:
     """The person whose access token this is."""
-    return json_response(User.of(await ports.auth.get_user(auth_pb2.GetUserRequest(user_id=person.subject), person)))
+    request = auth_pb2.GetUserRequest(user_id=person.subject)
+    return json_response(_seen(await ports.auth.get_user(request, person), person))
 
 
 @router.get(
@@ -75,7 +77,7 @@ async def get_me(person: Asker, ports: Backends) -> Response:
 async def get_user(user_id: Annotated[types.Uuid, Path()], person: Asker, ports: Backends) -> Response:
     """A person. For admins, and for each person about themselves."""
     request = auth_pb2.GetUserRequest(user_id=uuid_of("user_id", user_id))
-    return json_response(User.of(await ports.auth.get_user(request, person)))
+    return json_response(_seen(await ports.auth.get_user(request, person), person))
 
 
 @router.get(
@@ -86,4 +88,8 @@ async def get_user(user_id: Annotated[types.Uuid, Path()], person: Asker, ports:
 )
 async def find_user(wanted: Annotated[FindUser, Query()], person: Asker, ports: Backends) -> Response:
     """The person with an e-mail address."""
-    return json_response(User.of(await ports.auth.get_user(auth_pb2.GetUserRequest(email=wanted.email), person)))
+    return json_response(_seen(await ports.auth.get_user(auth_pb2.GetUserRequest(email=wanted.email), person), person))
+
+
+def _seen(user: auth_pb2.User, person: Person) -> User:
+    return User.of(user, whole=person.sees(user.user_id))

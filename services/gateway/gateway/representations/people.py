@@ -1,35 +1,50 @@
 """People and their sessions."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any
 
 from almagest.auth.v1 import auth_pb2
-from pydantic import Field, computed_field
+from pydantic import Field, PrivateAttr, computed_field, field_serializer
 
 from gateway import types
 from gateway.representations.shapes import Shape, at
 
 
 class User(Shape):
-    """A person."""
+    """A person. Whoever may not see everything sees initials and no address."""
 
     user_id: types.Uuid
-    email: types.Email
+    email: types.Email | None
     first_name: str
     last_name: str
     roles: tuple[types.Role, ...]
     created_at: datetime
 
+    # Who forgets to say that somebody may see everything has shown less, and not more.
+    _whole: bool = PrivateAttr(default=False)
+
     @computed_field(description="First and last name, as one reads them.", examples=["Ada Lovelace"])
     @property
     def full_name(self) -> str:
         """First and last name, as one reads them."""
-        return f"{self.first_name} {self.last_name}".strip()
+        return f"{self._name(self.first_name)} {self._name(self.last_name)}".strip()
+
+    @field_serializer("first_name", "last_name")
+    def _name(self, name: str) -> str:
+        return name if self._whole else f"{name[:1]}." if name else ""
+
+    @field_serializer("email")
+    def _email(self, email: str | None) -> str | None:
+        return email if self._whole else None
+
+    def __repr_args__(self) -> "Iterable[tuple[str | None, Any]]":
+        return [("user_id", self.user_id)]
 
     @classmethod
-    def of(cls, user: auth_pb2.User) -> "User":
-        """What auth says of a person."""
-        return cls.model_construct(
+    def of(cls, user: auth_pb2.User, *, whole: bool = False) -> "User":
+        """What auth says of a person, whole or as others may see it."""
+        made = cls.model_construct(
             user_id=user.user_id,
             email=user.email,
             first_name=user.first_name,
@@ -37,6 +52,8 @@ class User(Shape):
             roles=tuple(_ROLE_NAMES[role] for role in user.roles if role in _ROLE_NAMES),
             created_at=at(user.created_at),
         )
+        made._whole = whole  # noqa: SLF001 - of this class
+        return made
 
 
 ROLES = {
