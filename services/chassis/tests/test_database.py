@@ -81,6 +81,72 @@ async def test_waiting_for_a_connection_ends(database: Database, dsn: str) -> No
     await engine.dispose()
 
 
+async def test_a_kept_connection_is_used_again_and_never_keeps_others_waiting(dsn: str) -> None:
+    """Block after block has the same one; half of the pool stays free, and closing waits for none that is kept."""
+    database = await Database.open(dsn, name="keeping", size=2, acquire_timeout=0.2)
+    async with database.kept() as first:
+        process = first.get_server_pid()
+    for _ in range(3):
+        async with database.kept() as again, database.connection() as other:
+            assert again.get_server_pid() == process != other.get_server_pid()
+    # Two at once: one of them goes back.
+    async with database.kept(), database.kept():
+        pass
+    async with database.connection() as connection:
+        await connection.execute("select 1")
+    await database.expire()
+    async with database.kept() as renewed:
+        assert renewed.get_server_pid() != process
+        async with asyncio.timeout(2):
+            closing = asyncio.create_task(database.close())
+            await asyncio.sleep(0)
+    async with asyncio.timeout(2):
+        await closing
+    with pytest.raises(Unavailable):
+        async with database.kept():
+            pass
+
+
+async def test_a_kept_connection_that_is_lost_or_left_in_a_statement_is_not_used_again(dsn: str, postgres: Any) -> None:
+    """Neither is one whose block was cancelled, nor one that its server has ended meanwhile."""
+    database = await Database.open(dsn, name="keeping", size=2, application_name="keeping")
+    seen: list[int] = []
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def long() -> None:
+        async with database.kept() as connection:
+            seen.append(connection.get_server_pid())
+            begun.set()
+            await connection.execute("select pg_sleep(30)")
+
+    async with database.kept() as connection:
+        seen.append(connection.get_server_pid())
+    task = asyncio.create_task(long())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen[0] == seen[1]
+    async with database.kept() as connection:
+        seen.append(connection.get_server_pid())
+        connection.add_termination_listener(lambda _: ended.set())
+    assert seen[2] != seen[1]
+    watcher = await asyncpg.connect(postgres.superuser_dsn())
+    await watcher.execute("select pg_terminate_backend($1)", seen[2])
+    await watcher.close()
+    async with asyncio.timeout(5):
+        await ended.wait()
+    async with database.kept() as connection:
+        assert connection.get_server_pid() != seen[2]
+        assert await connection.fetchval("select 1") == 1
+    with pytest.raises(asyncpg.PostgresError):
+        async with database.kept() as connection:
+            await connection.execute("select 1/0")
+    async with database.kept() as connection:
+        assert await connection.fetchval("select 1") == 1
+    await database.close()
+
+
 async def test_a_statement_that_takes_too_long_is_ended(database: Database) -> None:
     """The server gives up first, so that nothing runs on for a caller who has gone."""
     with pytest.raises(DeadlineExceeded):

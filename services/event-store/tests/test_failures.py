@@ -442,7 +442,7 @@ async def test_a_connection_cut_in_mid_append_is_never_called_nothing_written(da
 
 async def test_a_commit_whose_answer_was_lost_is_found_by_its_append_id(databases):
     """Settling answers what was committed, and nothing for what was not."""
-    database = await Database.open(databases.service[0], name="settling", size=2)
+    database = await Database.open(databases.service[0], name="settling", size=3)
     try:
         log = PostgresLog(database, 0)
         written = Append(str(uuid.uuid4()), "product-1", "product", 1, ANY, b"print", [EVENT, EVENT], 100)

@@ -58,7 +58,7 @@ class AppendingLog(ShardDatabase):
             arguments, statement = batches.general(appends), _APPEND
         session = 0
         try:
-            async with self._connection() as connection:
+            async with self._writing() as connection:
                 session = connection.get_server_pid()
                 async with asyncio.timeout(self._append_seconds):
                     row = await connection.fetchrow(statement, *arguments)

@@ -33,6 +33,15 @@ class ShardDatabase:
             raise NotWritten from error
 
     @asynccontextmanager
+    async def _writing(self) -> AsyncGenerator[Any, None]:
+        """A connection to append by: one batch comes after the other, so it is kept for the next."""
+        try:
+            async with self._database.kept() as connection:
+                yield connection
+        except Unavailable as error:
+            raise NotWritten from error
+
+    @asynccontextmanager
     async def _asking(self) -> AsyncGenerator[Any, None]:
         """A connection to read by. Whatever keeps the shard from answering is `NotWritten`: reading writes nothing."""
         try:
