@@ -21,6 +21,7 @@ from gateway.settings import Settings
 _BACKLOG = 1024
 _H2_STREAMS = 200
 _LOOK_SECONDS = 1.0
+_OVERLAP_SECONDS = 1.0
 
 _logger = structlog.stdlib.get_logger(__name__)
 
@@ -118,9 +119,25 @@ async def _granian(application: Application, settings: Settings, stop: asyncio.E
     from granian.server.embed import Server  # noqa: PLC0415
 
     host, port = address(settings)
-    # A certificate is read when a worker starts. A new worker on the same socket takes new connections with the new one,
-    # and the old worker finishes what it has; it has as long for it as at the end of the process.
-    server = Server(
+
+    class Renewable(Server):
+        """Which can take another certificate into use.
+
+        A certificate is read when a worker starts. So a new worker takes the new connections, on a socket of its own at
+        the same address. The old one accepts nothing any more and finishes what it has, however long that takes: a
+        change feed may last for hours. Granian would wait for that, and meanwhile renew nothing.
+        """
+
+        async def _respawn_workers(self, workers: Any, spawn_target: Any, target_loader: Any, delay: float = 0) -> None:
+            for number in workers:
+                old = self.wrks.pop(number)
+                new = self._spawn_worker(idx=number, target=spawn_target, callback_loader=target_loader)
+                new.start()
+                self.wrks.insert(number, new)
+                await asyncio.sleep(_OVERLAP_SECONDS)
+                old.terminate()
+
+    server = Renewable(
         application,
         address=host,
         port=port,

@@ -1,5 +1,6 @@
 """The whole system, started by the same code as `almagest up`."""
 
+import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def running_system(
     shards: int | None = None,
     replicas: Mapping[str, int] | None = None,
     told: Callable[[str], Mapping[str, str]] | None = None,
+    logs: Path | None = None,
 ) -> Generator[RunningSystem]:
     """Start a system of its own below the directory, on free ports; it ends, and its data with it, at the end.
 
@@ -66,6 +68,7 @@ def running_system(
         replicas: how many processes of a service there are to be, where not one; further ones are named as
             `event-store-2`.
         told: environment variables that a service's process gets besides its usual ones, by its name.
+        logs: where the logs of its processes are kept when it ends.
     """
     local = System(state, ports=free_ports(replicas), shards=shards, told=told)
     try:
@@ -80,4 +83,6 @@ def running_system(
             local=local,
         )
     finally:
+        if logs is not None and local.places.logs.is_dir():
+            shutil.copytree(local.places.logs, logs, dirs_exist_ok=True)
         local.reset()
