@@ -60,6 +60,11 @@ CUTS := 100
 power: $(VENV)/dev ## Power cuts on a disk that forgets what was not synced; CUTS=100 SEED=number; needs root
 	$(BIN)/python -m power --cuts $(CUTS) $(addprefix --seed ,$(SEED))
 
+REQUESTS := 100000
+.PHONY: signature-storm
+signature-storm: $(VENV)/dev ## Signed requests that somebody tampered with; REQUESTS=100000 SEED=number
+	$(BIN)/python -m harness.signature_storm --requests $(REQUESTS) $(addprefix --seed ,$(SEED))
+
 ##@ Measure
 .PHONY: bench
 bench: $(VENV)/bench ## Measure each hot path beside its reference; TOPIC=name for one

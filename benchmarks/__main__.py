@@ -9,7 +9,7 @@ import sys
 import time
 
 # In the order in which a newcomer would ask.
-TOPICS = ("append", "size", "read", "projection", "visibility", "replay", "imports", "startup", "payloads")
+TOPICS = ("append", "size", "read", "projection", "visibility", "replay", "imports", "startup", "payloads", "signature")
 
 
 def main() -> None:

@@ -1,0 +1,156 @@
+"""Signed requests through the whole system: what docs/signing.md tells to type, the command line by key, and mutations."""
+
+import os
+import re
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from almagest_cli.signing import Key, SignedAuth
+from harness.door import Door
+from harness.running import RunningSystem, running_system
+from harness.signature_storm import report, storm
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "signing.md"
+pytestmark = pytest.mark.xdist_group("signing")
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    """A system in which one person may ask often, and which trusts the memory of its Redis soon."""
+    told = {
+        "ALMAGEST_PERSON_REQUESTS_PER_MINUTE": "100000000",
+        "ALMAGEST_ADDRESS_REQUESTS_PER_MINUTE": "100000000",
+        "ALMAGEST_SIGNATURE_CLOCK_SKEW_SECONDS": "1",
+    }
+    state = tmp_path_factory.mktemp("system") / "state"
+    with running_system(state, told=lambda service: told if service == "gateway" else {}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def door(system: RunningSystem) -> Iterator[Door]:
+    with Door.to(system) as door:
+        yield door
+
+
+@pytest.fixture
+def environment(system: RunningSystem, door: Door, tmp_path: Path) -> dict[str, str]:
+    """What the recipes and the command line are told."""
+    return {
+        **os.environ,
+        "ALMAGEST_URL": system.url,
+        "ALMAGEST_CA": str(system.ca),
+        "ALMAGEST_STATE": str(tmp_path / "state"),
+        "TOKEN": door.http.headers["authorization"].partition(" ")[2],
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def signed_client(system: RunningSystem, key: Key) -> httpx.Client:
+    tls = ssl.create_default_context(cafile=str(system.ca))
+    return httpx.Client(base_url=system.url, verify=tls, auth=SignedAuth(key), http2=True, timeout=30)
+
+
+def key_of(system: RunningSystem, door: Door, **more: Any) -> Key:
+    """A key, once Redis has known everything for long enough, as it has after the first seconds of a system."""
+    made = door.call("POST", "/v1/keys", json={"name": "test", "kind": "ed25519", **more})
+    assert made.status_code == 201, made.text
+    key, deadline = Key.of(made.json()), time.monotonic() + 20
+    with signed_client(system, key) as client:
+        while client.get("/v1/users/me").status_code == 503:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    return key
+
+
+def test_the_recipes_of_the_page_work_as_they_stand(
+    system: RunningSystem, door: Door, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """In a plain shell with openssl, and in Python: each writes its product."""
+    key_of(system, door)
+    script = "set -eu\n" + "".join(blocks("sh"))
+    script += "\nexport URL CA KEY_ID\n" + f"{sys.executable} - <<'PYTHON'\n{blocks('python')[0]}PYTHON\n"
+    done = subprocess.run(
+        ["sh", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("201")
+    for number, name in enumerate(("Signed with HMAC", "Signed with Ed25519", "Signed"), 1):
+        assert door.get(f"/v1/products/sku:signed-{number}")["name"] == name
+
+
+def test_the_command_line_acts_by_a_key(
+    system: RunningSystem, door: Door, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Issued, used for a read, a write and a file, rotated with overlap, revoked: then it is refused."""
+
+    def almagest(*arguments: str, key: str | None = None) -> subprocess.CompletedProcess[str]:
+        told = environment | ({"ALMAGEST_KEY": key} if key else {"ALMAGEST_TOKEN": environment["TOKEN"]})
+        return subprocess.run(
+            ["almagest", *arguments], env=told, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    key_of(system, door)
+    made = almagest("keys", "create", "till", "--file", "till.key", "--json")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "till.key").stat().st_mode & 0o077 == 0
+    assert "private_key" not in made.stdout
+    key_id = orjson.loads(made.stdout)["key_id"]
+    written = almagest(
+        "call", "POST", "/v1/products", "--data", '{"sku":"by-key","kind":"general","name":"By key"}', key="till.key"
+    )
+    assert written.returncode == 0, written.stderr
+    rows = b"".join(orjson.dumps({"sku": f"row-{n}", "kind": "general", "name": "R"}) + b"\n" for n in range(2000))
+    (tmp_path / "rows.ndjson").write_bytes(rows)
+    imported = almagest("import", "rows.ndjson", key="till.key")
+    assert imported.returncode == 0, imported.stderr
+    door.await_that("/v1/products/sku:by-key", lambda _: True)
+    rotated = almagest("keys", "rotate", key_id, "--file", "next.key", key="till.key")
+    assert rotated.returncode == 0, rotated.stderr
+    for file in ("till.key", "next.key"):
+        assert orjson.loads(almagest("call", "GET", "/v1/users/me", key=file).stdout)["email"]
+    assert almagest("keys", "revoke", key_id, key="till.key").returncode == 0
+    refused = almagest("call", "GET", "/v1/users/me", key="till.key")
+    assert refused.returncode == 4, refused.stdout
+    assert almagest("call", "GET", "/v1/users/me", key="next.key").returncode == 0
+    listed = orjson.loads(almagest("keys", "list", "--json").stdout)["items"]
+    assert next(one for one in listed if one["key_id"] == key_id)["revoked_at"]
+
+
+def test_a_key_is_narrower_than_its_person(door: Door, system: RunningSystem) -> None:
+    """At every service, not only at the door; and a revocation is heard within a second."""
+    key = key_of(system, door, scopes=["catalog:read"])
+    with signed_client(system, key) as client:
+        assert client.get("/v1/products").status_code == 200
+        assert client.get("/v1/jobs").status_code == 403
+        refused = client.post("/v1/products", json={"sku": "narrow", "kind": "general", "name": "N"})
+        assert refused.status_code == 403, refused.text
+        assert client.post("/v1/keys", json={"name": "x", "kind": "ed25519"}).status_code == 403
+        assert door.call("POST", f"/v1/keys/{key.key_id}:revoke").status_code == 200
+        deadline = time.monotonic() + 1
+        while (answer := client.get("/v1/products")).status_code == 200:
+            assert time.monotonic() < deadline
+        # Whoever hears of it first says so: the gateway, or the service behind it.
+        assert answer.json()["reason"] in ("ACCESS_KEY_NOT_VALID", "TOKEN_REVOKED")
+
+
+def test_of_some_thousand_mutations_none_is_accepted(system: RunningSystem, capsys: pytest.CaptureFixture[str]) -> None:
+    """The small form of `make signature-storm`."""
+    began = time.monotonic()
+    tally = storm(system, seed=int(began) % 100_000, requests=4000)
+    report(tally, time.monotonic() - began)
+    assert not tally.wrong, capsys.readouterr().out
+    assert tally.accepted > 20
+    assert tally.refused["SIGNATURE_REPLAYED"] > 100
