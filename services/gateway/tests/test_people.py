@@ -38,6 +38,20 @@ async def test_a_transaction_token_is_not_used_up_to_its_end(fakes):
     assert fakes.auth.exchanges == 2
 
 
+async def test_an_access_token_is_good_for_no_longer_than_it_says(fakes, jwt):
+    """Also while what auth gave for it is good for longer."""
+    people = People(fakes.auth)
+    user = next(iter(fakes.auth.users))
+    ending = jwt(user, exp=time.time() + 30)
+    fakes.auth.access[ending] = user
+    fakes.auth.lifetime = 60.0
+    await people.person(ending)
+    _, until = people._known[ending]
+    assert until <= time.time() + 30
+    people._known[ending] = (people._known[ending][0], time.time() - 0.001)
+    assert people.known(ending) is None
+
+
 async def test_a_person_who_was_revoked_is_exchanged_anew(fakes):
     """Those of another session or generation are not."""
     revocations = Revocations()

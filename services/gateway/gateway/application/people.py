@@ -117,7 +117,8 @@ class People:
             person = _person(await exchange())
         lifetime = person.expires_at - time.time()
         if lifetime > 0 and not self._revocations.covers(person):
-            until = person.expires_at - min(MARGIN_SECONDS, lifetime / 3)
+            # An access token that ends before what auth gave for it is good for no longer than it says.
+            until = min(person.expires_at - min(MARGIN_SECONDS, lifetime / 3), expiry_of(name))
             self._known[name] = (person, until)
             while len(self._known) > self._capacity:
                 self._known.popitem(last=False)

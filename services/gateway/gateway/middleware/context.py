@@ -16,6 +16,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_
 from prometheus_client import Counter, Gauge, Histogram
 
 from gateway.application.quotas import Quotas
+from gateway.middleware.headers import guarded
 from gateway.middleware.quotas import Limits, Meter, address_of
 from gateway.problems import Answer, Asked, Refused, answer_to
 
@@ -44,17 +45,6 @@ _seconds = Histogram("almagest_http_seconds", "How long HTTP requests took.", ("
 _running = Gauge("almagest_http_running", "HTTP requests that run.")
 
 _logger = structlog.stdlib.get_logger("gateway.access")
-
-_STANDING = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"strict-transport-security", b"max-age=63072000; includeSubDomains"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    # Granian would say its name.
-    (b"server", b""),
-)
-_CSP = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-_NO_STORE = (b"cache-control", b"no-store")
 
 
 class _Outcome:
@@ -118,7 +108,7 @@ class RequestContext:
         if method not in _SAFE:
             receive = _Receiver(receive)
         meter = Meter(self._quotas, self._limits)
-        send = _Sender(send, outcome, trace_id.encode(), receive, meter, with_body=method != "HEAD")
+        send = _Sender(scope, send, outcome, trace_id.encode(), receive, meter, with_body=method != "HEAD")
         _running.inc()
         try:
             size += len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
@@ -267,11 +257,20 @@ class _Receiver:
 class _Sender:
     """Adds to each answer what all of them have."""
 
-    __slots__ = ("_meter", "_outcome", "_receive", "_send", "_trace_id", "_with_body")
+    __slots__ = ("_meter", "_outcome", "_receive", "_scope", "_send", "_trace_id", "_with_body")
 
     def __init__(
-        self, send: Send, outcome: _Outcome, trace_id: bytes, receive: Receive, meter: Meter, *, with_body: bool
+        self,
+        scope: Scope,
+        send: Send,
+        outcome: _Outcome,
+        trace_id: bytes,
+        receive: Receive,
+        meter: Meter,
+        *,
+        with_body: bool,
     ) -> None:
+        self._scope = scope
         self._send = send
         self._meter = meter
         self._receive = receive
@@ -282,13 +281,8 @@ class _Sender:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._outcome.status = message["status"]
-            headers = [*message.get("headers", ()), (b"trace-id", self._trace_id), *_STANDING, *self._meter.headers()]
-            names = {name for name, _ in headers}
-            if _CSP[0] not in names:
-                headers.append(_CSP)
-            if _NO_STORE[0] not in names:
-                headers.append(_NO_STORE)
-            message["headers"] = headers
+            headers = [*message.get("headers", ()), (b"trace-id", self._trace_id), *self._meter.headers()]
+            message["headers"] = guarded(self._scope, headers)
             if message["status"] >= _REFUSED and isinstance(self._receive, _Receiver):
                 await self._receive.drain()
         elif message["type"] == "http.response.body":

@@ -5,7 +5,8 @@ from typing import Final
 
 from starlette.middleware.cors import CORSMiddleware
 
-from gateway.middleware.context import Application
+from gateway.middleware.context import Application, Message, Receive, Scope, Send
+from gateway.middleware.headers import DATA, guarded
 
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _ASKED: Final = (
@@ -40,7 +41,7 @@ def allowing(origins: Sequence[str], application: Application) -> Application:
     """
     if not origins:
         return application
-    return CORSMiddleware(
+    allowed = CORSMiddleware(
         application,
         allow_origins=origins,
         allow_methods=_METHODS,
@@ -48,3 +49,17 @@ def allowing(origins: Sequence[str], application: Application) -> Application:
         expose_headers=_ANSWERED,
         max_age=_PREFLIGHT_SECONDS,
     )
+
+    async def guarding(scope: Scope, receive: Receive, send: Send) -> None:
+        """Preflights are answered without asking the application, which guards all other answers."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message.get("headers", ()))
+                if not any(name == DATA[0][0] for name, _ in headers):
+                    message["headers"] = guarded(scope, headers)
+            await send(message)
+
+        await allowed(scope, receive, sending)
+
+    return guarding
