@@ -70,6 +70,9 @@ ROWS: Final[Mapping[str, Row]] = {
     ),
     **_rows("auth", "auth.v1.AccessKeyService", "gateway", "GetVerificationKey ExchangeAccessKey"),
     **_rows("auth", "auth.v1.PayloadKeyService", "gateway", "ListPayloadKeys"),
+    # People are forgotten on behalf of somebody; keys are rotated by those who run the system.
+    **_rows("auth", "auth.v1.PrivacyService", "gateway", "ForgetPerson GetErasure", person=True),
+    **_rows("auth", "auth.v1.PrivacyService", "operator", "RotateDataKeys"),
     # The log: services read it on their own account; auth writes its audit; people's writes carry a token per item.
     **_rows("event-store", "eventstore.v1.EventStoreService", "catalog-command auth", "Append"),
     **_rows(
@@ -143,12 +146,5 @@ EVERYBODY: Final[Mapping[str, frozenset[str]]] = {
 UNIMPLEMENTED: Final = frozenset({"/grpc.health.v1.Health/List"})
 """Of those, what the library that serves them does not implement: who is let in learns that."""
 
-NOT_SERVED: Final[frozenset[str]] = frozenset(
-    {
-        # Described, and not served yet: rows come with them.
-        "/almagest.auth.v1.PrivacyService/ForgetPerson",
-        "/almagest.auth.v1.PrivacyService/GetErasure",
-        "/almagest.auth.v1.PrivacyService/RotateDataKeys",
-    }
-)
+NOT_SERVED: Final[frozenset[str]] = frozenset()
 """RPCs that are described and that no server serves; with a reason beside each."""
