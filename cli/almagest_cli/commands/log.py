@@ -43,7 +43,8 @@ def verify(
     after: Annotated[int, typer.Option(min=0, help="Take this position for granted. Needs --shard.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Compute the chain of hashes again, and name the first event that is not what was written.
+    """Compute the chain of hashes again, compare the tables beside the events with them, and name the first event or
+    row that is not what was written.
 
     The hash that it ends with, kept elsewhere, proves later that nothing before it was changed.
     """
@@ -275,10 +276,20 @@ def _tell(shard: int, last: administration_pb2.VerifyResponse, *, as_json: bool)
     """Say how a shard was found; whether it is whole."""
     fault = last.fault if last.HasField("fault") else None
     if as_json:
-        found = None if fault is None else {"position": fault.position, "detail": fault.detail}
-        output.print_json({"shard": shard, "position": last.position, "hash": last.hash.hex(), "fault": found})
+        found = None
+        if fault is not None:
+            found = {"position": fault.position, "detail": fault.detail, "table": fault.table, "row": fault.row}
+        told = {"shard": shard, "position": last.position, "hash": last.hash.hex(), "rows": last.rows, "fault": found}
+        output.print_json(told)
     elif fault is None:
-        out.print(f"shard {shard}: whole up to position {last.position}, hash {last.hash.hex()}")
+        out.print(
+            f"shard {shard}: whole up to position {last.position}, hash {last.hash.hex()};"
+            f" {last.rows} rows of other tables agree"
+        )
+    elif fault.table not in {"", "events"}:
+        row = f", row {escape(fault.row)}" if fault.row else ""
+        told = f"table {fault.table}{row}, does not agree with the events"
+        out.print(f"shard {shard}: [bold red]{told}[/]: {escape(fault.detail)}")
     else:
         out.print(f"shard {shard}: [bold red]position {fault.position} does not hold[/]: {escape(fault.detail)}")
     return fault is None

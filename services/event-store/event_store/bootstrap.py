@@ -161,7 +161,12 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
                     ADMINISTRATION,
                     administration_pb2_grpc.add_EventStoreAdministrationServiceServicer_to_server,
                     AdministrationServicer(
-                        stored=logs, archived=logs, files=files, archive_events=settings.archive_events, mover=mover
+                        stored=logs,
+                        tables=logs,
+                        archived=logs,
+                        files=files,
+                        archive_events=settings.archive_events,
+                        mover=mover,
                     ),
                 ),
             ],

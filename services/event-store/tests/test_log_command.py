@@ -54,10 +54,16 @@ async def test_a_fault_is_named_and_the_command_fails(store, almagest, databases
     assert "shard 0: position 3 does not hold" in out
     assert "shard 1: whole" in out
     assert "not what was written" in err
+    connection = await asyncpg.connect(databases.admin[1])
+    stream = await connection.fetchval("UPDATE streams SET revision = 7 WHERE origin = 1 RETURNING stream")
+    await connection.close()
+    code, out, err = await almagest("verify", "--shard", "1")
+    assert code == 1
+    assert f"table streams, row {stream}, does not agree with the events" in out.replace("\n", " ")
     code, out, _ = await almagest("verify", "--json")
     told = [json.loads(line) for line in out.splitlines()]
     assert code == 1
-    assert [entry["fault"] and entry["fault"]["position"] for entry in told[:2]] == [3, None]
+    assert [entry["fault"] and entry["fault"]["position"] for entry in told[:2]] == [3, 1]
 
 
 async def test_what_is_refused_is_said(almagest):

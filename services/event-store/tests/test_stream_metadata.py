@@ -161,6 +161,24 @@ async def test_what_is_not_well_formed_is_refused_by_its_field(store, fields, na
     assert await client.read_all() == []
 
 
+async def test_a_stream_that_ended_before_it_began_has_ended_for_readers_too(store):
+    """It is not taken for one that is not there, which could still be begun; by whichever read."""
+    client, stream, other = store.command, store.command.stream(), store.command.stream()
+    await put(client, stream, metadata(tombstoned=True))
+    await put(client, other, metadata(max_count=3))
+    for fields in ({}, {"direction": event_store_pb2.DIRECTION_BACKWARDS}, {"from_revision": 3, "limit": 1}):
+        with pytest.raises(RemoteProblem) as caught:
+            await client.read(stream, **fields)
+        assert (caught.value.reason, caught.value.problem.metadata["stream"]) == ("STREAM_TOMBSTONED", stream)
+    for kind in ("", "k.1"):
+        slices = [event_store_pb2.StreamSlice(stream=name, snapshot_kind=kind) for name in (stream, other)]
+        answer = await client.stub.BatchReadStreams(event_store_pb2.BatchReadStreamsRequest(streams=slices), timeout=5)
+        assert answer.streams[0].problem.reason == "STREAM_TOMBSTONED"
+        assert not answer.streams[1].HasField("problem")
+        assert not answer.streams[1].HasField("last_revision")
+    assert await client.read(other) == []
+
+
 async def test_a_person_in_the_call_is_proven_and_named(store, transaction_tokens):
     """With a transaction token the event names the person; with a bad one nothing is set."""
     client, stream = store.command, store.command.stream()

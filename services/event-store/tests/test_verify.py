@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from almagest.eventstore.v1 import administration_pb2, administration_pb2_grpc, event_store_pb2
 from chassis.errors import RemoteProblem
+from event_store.application import derived
 from event_store.application import verify as verifying
 from event_store.domain.chain import StoredEvent
 
@@ -228,7 +229,7 @@ class Piecemeal:
         self.asked.append(limit)
         page = [event for event in self.good if after < event.position <= until][:limit]
         if any(event.position == 6 for event in page):
-            raise verifying.Unreadable("invalid page")
+            raise derived.Unreadable("invalid page")
         return page
 
 

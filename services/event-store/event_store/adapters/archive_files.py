@@ -168,20 +168,21 @@ class ArchiveFiles:
             raise ArchiveUnreadable(name, f"was changed between positions {block.first} and {_last(block)}")
         return zstandard.ZstdDecompressor().decompress(content, max_output_size=_MAXIMUM_BLOCK_BYTES)
 
-    async def check(self, name: str, sha256: bytes) -> None:
+    async def check(self, name: str, written: Written) -> None:
         """See that a file is still what was written; see `archives.Archives`."""
-        if await asyncio.to_thread(self._digest, name) != sha256:
-            raise ArchiveUnreadable(name, "was changed")
+        if await asyncio.to_thread(self._found, name) != written:
+            raise ArchiveUnreadable(name, "is not what was written")
 
-    def _digest(self, name: str) -> bytes:
-        digest = sha256()
+    def _found(self, name: str) -> Written:
+        digest, size = sha256(), 0
         try:
             with (self._directory / name).open("rb") as file:
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
+                    size += len(chunk)
         except OSError as error:
             raise _unreadable(name, error) from error
-        return digest.digest()
+        return Written(size, digest.digest())
 
     async def tidy(self, known: Collection[str]) -> None:
         """Remove the files that are not known; see `archives.Archives`."""

@@ -62,8 +62,8 @@ class Archives(Protocol):
         """
         ...
 
-    async def check(self, name: str, sha256: bytes) -> None:
-        """See that the content of a file is still what was written.
+    async def check(self, name: str, written: Written) -> None:
+        """See that a file is still what was written.
 
         Raises:
             ArchiveUnreadable: It is not.
@@ -151,7 +151,7 @@ async def archive(
 
 async def _compare(log: ArchivableLog, files: Archives, name: str, written: Written, first: int, last: int) -> bytes:
     """Read a file back and compare it with the rows, column by column; answers the hash of the last event."""
-    await files.check(name, written.sha256)
+    await files.check(name, written)
     position = first - 1
     last_hash = b""
     while position < last:

@@ -105,7 +105,8 @@ class NewSnapshot(NamedTuple):
 
 class StreamExtent(NamedTuple):
     """What there is of a stream to read, by its metadata: the first revision that is answered, the last one, and until
-    when an event may have been recorded to be too old (None: no matter when).
+    when an event may have been recorded to be too old (None: no matter when). Of one that ended before it began, only
+    that counts.
     """
 
     first_revision: int

@@ -10,16 +10,13 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
+from event_store.application.derived import Beside, Fault, Tables, Unreadable
 from event_store.domain.chain import GENESIS, StoredEvent, hash_of
 from event_store.domain.errors import CheckpointAhead, UnknownShard
 
 PAGE: Final = 1000
 PAGE_BYTES: Final = 1024 * 1024
 HASH_BYTES: Final = 32
-
-
-class Unreadable(Exception):
-    """The database or a file cannot give a piece of the log, because what is on the disk is no longer what it was."""
 
 
 class Counter(NamedTuple):
@@ -50,27 +47,22 @@ class StoredLog(Protocol):
         ...
 
 
-class Fault(NamedTuple):
-    """The first position that does not hold, and what is wrong there."""
-
-    position: int
-    detail: str
-
-
 class Progress(NamedTuple):
-    """How far it is: the last position that holds, and its hash."""
+    """How far it is: the last position that holds, its hash, and how many rows of other tables were compared."""
 
     position: int
     until: int
     hash: bytes
     fault: Fault | None = None
+    rows: int = 0
 
 
 async def verify(
-    logs: Sequence[StoredLog], shard: int, *, after: int = 0, until: int = 0
+    logs: Sequence[StoredLog], shard: int, *, after: int = 0, until: int = 0, tables: Sequence[Tables] = ()
 ) -> AsyncGenerator[Progress, None]:
     """Check a shard from after a position, which is taken for granted, up to and with another (0: its head). It ends
-    with the first fault. A page at a time is held.
+    with the first fault. A page at a time is held. `tables` are the same shards, whose tables beside the events are
+    compared with them; that they tell of nothing else is seen only when the log is checked from 0 to its head.
 
     Raises:
         UnknownShard: There is no such shard.
@@ -84,13 +76,21 @@ async def verify(
         if position > counter.position:
             raise CheckpointAhead(shard, position, counter.position)
     end = until or counter.position
+    beside = Beside(tables, shard, begun=after > 0) if tables else None
     progress = await _begun(log, after, end)
     yield progress
     while progress.fault is None and progress.position < end:
-        progress = await _further(log, progress)
+        progress = await _further(log, progress, beside)
         yield progress
-    if progress.fault is None and end == counter.position and (fault := _counted(counter, progress.hash)):
+    if progress.fault is not None or end != counter.position:
+        return
+    if fault := _counted(counter, progress.hash):
         yield progress._replace(fault=fault)
+    elif beside is not None and not after:
+        async for fault in beside.end():
+            yield progress._replace(fault=fault, rows=beside.rows)
+            if fault is not None:
+                return
 
 
 async def _begun(log: StoredLog, after: int, end: int) -> Progress:
@@ -105,22 +105,25 @@ async def _begun(log: StoredLog, after: int, end: int) -> Progress:
     return Progress(after, end, page[0].hash)
 
 
-async def _further(log: StoredLog, progress: Progress) -> Progress:
+async def _further(log: StoredLog, progress: Progress, beside: Beside | None) -> Progress:
     """A page further."""
-    position, end, chain, _ = progress
+    position, end, chain, _, rows = progress
     page = await _page(log, position, end)
     if isinstance(page, Fault):
         return progress._replace(fault=page)
     position, chain, fault = _checked(page, position, chain)
     if fault is None and not page:
         fault = Fault(position + 1, f"this event is missing: the log ends here, and its counter says {end}")
-    return Progress(position, end, chain, fault)
+    if beside is not None and fault is None:
+        fault = await beside.agree(page)
+        rows = beside.rows
+    return Progress(position, end, chain, fault, rows)
 
 
 def _counted(counter: Counter, chain: bytes) -> Fault | None:
     """What is wrong between the counter and the end of the log."""
     if counter.hash != chain:
-        return Fault(counter.position, "the counter holds another hash than that of the last event")
+        return Fault(counter.position, "the counter holds another hash than that of the last event", "head")
     if counter.beyond is not None:
         return Fault(counter.beyond, f"there is an event, and the counter says that the log ends at {counter.position}")
     return None

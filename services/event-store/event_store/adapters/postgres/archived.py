@@ -18,6 +18,7 @@ from event_store.adapters.postgres.reading import EventsArchived, ReadingLog
 from event_store.adapters.postgres.reading_sql import bounded
 from event_store.adapters.postgres.stored import StoredRows
 from event_store.application.archives import Archive, Archived, Archives, Written
+from event_store.application.derived import Unreadable
 from event_store.application.pages import (
     Filter,
     Page,
@@ -26,7 +27,6 @@ from event_store.application.pages import (
     StreamPage,
     StreamRange,
 )
-from event_store.application.verify import Unreadable
 from event_store.domain.chain import StoredEvent
 from event_store.domain.errors import ArchiveUnreadable, ArchivingUnderWay
 

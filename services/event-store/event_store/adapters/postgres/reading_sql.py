@@ -69,8 +69,10 @@ _ENDED: Final = "coalesce(m.tombstoned, false) AS ended"
 
 EXTENT: Final = f"""
     SELECT s.revision AS last_revision, {_ALLOWED} AS first_revision, {_TOO_OLD} AS too_old, {_ENDED}
-    FROM public.streams AS s LEFT JOIN public.stream_metadata AS m ON m.stream = s.stream
-    WHERE s.stream = $1
+    FROM (SELECT $1::text AS stream) AS w
+    LEFT JOIN public.streams AS s ON s.stream = w.stream
+    LEFT JOIN public.stream_metadata AS m ON m.stream = w.stream
+    WHERE s.stream IS NOT NULL OR m.tombstoned
 """  # noqa: S608
 
 
@@ -81,9 +83,11 @@ def _streams(wanted: str, after_snapshot: str, snapshot: str, snapshots: str) ->
                 w.slot, s.origin, s.revision AS last_revision, {_TOO_OLD} AS too_old, {_ENDED}, {snapshot},
                 greatest(w.from_revision, {after_snapshot}, {_ALLOWED}) AS first_revision
             FROM {wanted}
-            JOIN public.streams AS s ON s.stream = w.stream
-            LEFT JOIN public.stream_metadata AS m ON m.stream = s.stream
+            LEFT JOIN public.streams AS s ON s.stream = w.stream
+            LEFT JOIN public.stream_metadata AS m ON m.stream = w.stream
             {snapshots}
+            -- One that ended before it began has ended all the same.
+            WHERE s.stream IS NOT NULL OR m.tombstoned
         )
         SELECT * FROM (
             SELECT

@@ -6,7 +6,8 @@ from typing import Any, Final
 import asyncpg
 
 from event_store.adapters.postgres.connection import ShardDatabase
-from event_store.application.verify import Counter, Unreadable
+from event_store.application.derived import Unreadable
+from event_store.application.verify import Counter
 from event_store.domain.chain import StoredEvent
 
 COLUMNS: Final = ", ".join(StoredEvent._fields)
