@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-DISTRIBUTIONS := protos/gen services/chassis services/catalog-events services/event-store services/catalog-command services/catalog-query services/auth services/worker services/gateway cli tests/harness tests/chaos tests/power
+DISTRIBUTIONS := protos/gen services/chassis services/catalog-events services/event-store services/catalog-command services/catalog-query services/auth services/worker services/gateway cli tests/harness tests/chaos tests/power tests/storm
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 PIP_VERSION := $(shell sed -n 's/^\(pip==[0-9.]*\).*/\1/p' constraints.txt)
 
@@ -27,7 +27,7 @@ status: $(VENV)/runtime ## Show what runs
 	@$(BIN)/almagest status
 
 ##@ Check
-.PHONY: test lint types contracts generated unit chaos power
+.PHONY: test lint types contracts generated unit chaos power rotate-storm
 test: lint types contracts generated unit chaos ## Everything that must hold before a change lands
 
 lint: $(VENV)/dev ## Style: ruff, and buf's lint and format
@@ -46,6 +46,7 @@ generated: $(VENV)/dev ## The wire stays compatible; generated code and pages ar
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python tools/configuration_page.py --check
 	$(BIN)/python tools/problems_page.py --check
+	$(BIN)/python tools/policy_page.py --check
 
 unit: $(VENV)/dev ## The tests, on all cores
 	$(BIN)/pytest -n auto --dist loadgroup
@@ -65,6 +66,10 @@ REQUESTS := 100000
 signature-storm: $(VENV)/dev ## Signed requests that somebody tampered with; REQUESTS=100000 SEED=number
 	$(BIN)/python -m harness.signature_storm --requests $(REQUESTS) $(addprefix --seed ,$(SEED))
 
+STORM_SECONDS := 600
+rotate-storm: $(VENV)/dev ## Certificates of five seconds, an authority of thirty, under load; STORM_SECONDS=600
+	$(BIN)/python -m storm --seconds $(STORM_SECONDS)
+
 ##@ Measure
 .PHONY: bench
 bench: $(VENV)/bench ## Measure each hot path beside its reference; TOPIC=name for one
@@ -79,6 +84,7 @@ protos: $(VENV)/dev ## Generate the Python code of protos/ into protos/gen
 docs: $(VENV)/dev ## Write the pages that are made from code
 	$(BIN)/python tools/configuration_page.py
 	$(BIN)/python tools/problems_page.py
+	$(BIN)/python tools/policy_page.py
 
 released: $(VENV)/dev ## Take the present protos as what later ones must stay compatible with
 	cd protos && ../$(BIN)/buf build -o released.binpb

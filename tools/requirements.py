@@ -28,6 +28,7 @@ DISTRIBUTIONS = (
     "tests/harness",
     "tests/chaos",
     "tests/power",
+    "tests/storm",
 )
 
 _REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(\[(?P<extras>[^]]*)\])?")

@@ -128,7 +128,13 @@ async def _granian(application: Application, settings: Settings, stop: asyncio.E
         change feed may last for hours. Granian would wait for that, and meanwhile renew nothing.
         """
 
-        async def _respawn_workers(self, workers: Any, spawn_target: Any, target_loader: Any, delay: float = 0) -> None:
+        async def _respawn_workers(
+            self,
+            workers: Any,
+            spawn_target: Any,
+            target_loader: Any,
+            delay: float = 0,  # noqa: ARG002 - of seconds in which an old certificate would still be shown
+        ) -> None:
             for number in workers:
                 old = self.wrks.pop(number)
                 new = self._spawn_worker(idx=number, target=spawn_target, callback_loader=target_loader)
