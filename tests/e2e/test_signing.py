@@ -149,7 +149,7 @@ def test_a_key_is_narrower_than_its_person(door: Door, system: RunningSystem) ->
 def test_of_some_thousand_mutations_none_is_accepted(system: RunningSystem, capsys: pytest.CaptureFixture[str]) -> None:
     """The small form of `make signature-storm`."""
     began = time.monotonic()
-    tally = storm(system, seed=int(began) % 100_000, requests=4000)
+    tally = storm(system, seed=int(began) % 100_000, requests=4000, disturbances=2)
     report(tally, time.monotonic() - began)
     assert not tally.wrong, capsys.readouterr().out
     assert tally.accepted > 20

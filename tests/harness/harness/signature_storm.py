@@ -55,6 +55,7 @@ RACERS = 64
 _WORKERS = 12
 _ANSWER_SECONDS = 10.0
 _REMEMBERED = 400
+_SETTLE_SECONDS = 60.0
 Headers = list[tuple[str, str]]
 
 
@@ -211,11 +212,12 @@ def other_bodies(good: Sent, chance: random.Random) -> Iterator[tuple[str, Sent]
 class Storm:
     """One run over a system."""
 
-    def __init__(self, system: RunningSystem, keys: list[Key], *, seed: int, requests: int) -> None:
+    def __init__(self, system: RunningSystem, keys: list[Key], *, seed: int, requests: int, disturbances: int) -> None:
         self._system = system
         self._keys = keys
         self._seed = seed
         self._requests = requests
+        self._disturbances = disturbances
         self._port = system.local.ports.gateway
         self._tls = ssl.create_default_context(cafile=str(system.ca))
         self.tally = Tally()
@@ -225,7 +227,14 @@ class Storm:
         self._number = 0
 
     async def run(self) -> None:
-        """Send until enough was sent."""
+        """Send until enough was sent, once Redis has known everything for long enough."""
+        wire = Wire(self._port, self._tls)
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while (await wire.ask(self._read(random.Random(0)).raw()))[1] == "NONCES_UNAVAILABLE":
+            if time.monotonic() > deadline:
+                raise TimeoutError("Redis does not come to know everything.")
+            await asyncio.sleep(0.1)
+        wire.close()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._disturb())
             group.create_task(self._race())
@@ -315,7 +324,7 @@ class Storm:
         """Redis dies, or forgets; what was accepted before is sent again."""
         chance = random.Random(f"{self._seed} disturb")
         wire = Wire(self._port, self._tls)
-        steps = 6
+        steps = self._disturbances + 1
         for step in range(1, steps):
             while self.tally.total < self._requests * step / steps:
                 await asyncio.sleep(0.05)
@@ -401,10 +410,10 @@ def unlimited() -> None:
     )
 
 
-def storm(system: RunningSystem, *, seed: int, requests: int) -> Tally:
+def storm(system: RunningSystem, *, seed: int, requests: int, disturbances: int = 5) -> Tally:
     """Run one, and look at what is left of it."""
     with Door.to(system) as door:
-        run = Storm(system, keys_of(door), seed=seed, requests=requests)
+        run = Storm(system, keys_of(door), seed=seed, requests=requests, disturbances=disturbances)
         asyncio.run(run.run())
         # Every write that was acknowledged is to be seen.
         last = door.call("POST", "/v1/products", json={"sku": f"end-{seed}", "kind": "general", "name": "End"})
