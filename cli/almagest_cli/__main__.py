@@ -14,6 +14,7 @@ from almagest_cli.commands import (
     keys,
     local,
     log,
+    privacy,
     projections,
     schedules,
     session,
@@ -65,6 +66,7 @@ app.command(rich_help_panel=_LOOK)(history.explain)
 app.command(rich_help_panel=_LOOK)(changes.changes)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_LOOK)
 app.add_typer(log.app, name="log", rich_help_panel=_LOOK)
+app.add_typer(privacy.app, name="privacy", rich_help_panel=_RUN)
 app.add_typer(projections.app, name="projections", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(trace.trace)
 

@@ -7,8 +7,11 @@ databases, all keys of Redis.
 
 import base64
 import json
+import os
 import re
 import ssl
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -144,3 +147,30 @@ async def test_this_search_finds_what_is_there(system: RunningSystem, tmp_path: 
         await connection.execute("DROP TABLE IF EXISTS planted")
         await connection.close()
         redis.delete("planted")
+
+
+async def test_an_operator_forgets_and_rotates_from_the_command_line(system: RunningSystem, door: Door) -> None:
+    """`almagest privacy`: forget, erasure, rotate, in the hands of whoever has the operator's certificate."""
+    new = {
+        "email": "gone@cli.example",
+        "password": PASSWORD,
+        "first_name": "G",
+        "last_name": "One",
+        "roles": ["viewer"],
+    }
+    user_id = door.call("POST", "/v1/users", json=new).json()["user_id"]
+    environment = {**os.environ, "ALMAGEST_STATE": str(system.local.places.state)}
+
+    def command(*arguments: str) -> str:
+        told = dict(environment, ALMAGEST_TOKEN=door.http.headers["Authorization"].removeprefix("Bearer "))
+        line = [sys.executable, "-m", "almagest_cli", "privacy", *arguments, "--json"]
+        done = subprocess.run(line, env=told, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert json.loads(command("forget", user_id, "--yes", "--block-email"))["user_id"] == user_id
+    door.await_that(f"/v1/users/{user_id}/erasure", lambda document: document["state"] != "searching")
+    assert json.loads(command("erasure", user_id))["certificate"]
+    assert door.call("POST", "/v1/users", json=new).status_code == httpx.codes.CONFLICT
+    steps = [json.loads(line) for line in command("rotate", "wrapping").splitlines()]
+    assert steps[-1]["step"] == "wrapping keys anew"

@@ -11,7 +11,7 @@ from auth.adapters.rotation import WRAPPED, Keys, Rotation
 from auth.application.keys import ensure_keys
 from auth.application.people import create_person
 from auth.bootstrap import Parts, assembled, now
-from auth.domain.errors import EmailTaken
+from auth.domain.errors import EmailTaken, RotationRunning
 from auth.domain.people import Role, User, registration
 from auth.sealing_administration import rotate_data_keys
 from chassis.ids import uuid7
@@ -132,6 +132,17 @@ async def test_a_rotation_that_breaks_off_anywhere_goes_on(fresh_settings, fresh
         assert len(after) == 1
         assert after.isdisjoint(before)
         assert len(await ask(fresh_databases.owner, "SELECT key_id FROM data_keys")) == 3
+
+
+async def test_one_rotation_runs_at_a_time(fresh_settings):
+    """Two at once would take each other's keys for old ones; one that broke off holds nobody up."""
+    async with assembled(fresh_settings) as one, assembled(fresh_settings) as other:
+        first = rotation(one).run(Keys.COLUMNS)
+        assert await anext(first)
+        with pytest.raises(RotationRunning):
+            await anext(rotation(other).run(Keys.INDEX))
+        await first.aclose()
+        assert await anext(rotation(other).run(Keys.WRAPPING))
 
 
 async def test_a_new_key_encryption_key_takes_over(fresh_settings, fresh_databases, tmp_path, capsys):

@@ -8,6 +8,7 @@ which every replica reads the keys anew (`settle`).
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -22,8 +23,10 @@ from auth.adapters.data_keys import DataKeys, Purpose, State, wrapping_context
 from auth.adapters.sealed_tables import DataKeyRow
 from auth.adapters.sealing import KeyEncryptionKey
 from auth.adapters.sealing_people import FIELDS, Progress
+from auth.domain.errors import RotationRunning
 from auth.domain.identifiers import bucket_in
 
+_LOCK = 0x616C6D61_726F7461  # "almarota": one rotation at a time
 _BATCH = 500
 _FIRST = UUID(int=0)
 
@@ -83,16 +86,34 @@ class Rotation:
         self._batch = batch
 
     async def run(self, which: Keys) -> AsyncGenerator[Progress]:
-        """Rotate, and tell how far it is."""
-        if which in {Keys.WRAPPING, Keys.ALL}:
-            async for progress in self._wrap_anew():
-                yield progress
-        if which in {Keys.COLUMNS, Keys.ALL}:
-            async for progress in self._seal_columns_anew():
-                yield progress
-        if which in {Keys.INDEX, Keys.ALL}:
-            async for progress in self._index_anew():
-                yield progress
+        """Rotate, and tell how far it is.
+
+        Raises:
+            RotationRunning: one at a time.
+        """
+        steps = {
+            Keys.WRAPPING: self._wrap_anew,
+            Keys.COLUMNS: self._seal_columns_anew,
+            Keys.INDEX: self._index_anew,
+        }
+        async with self._alone():
+            for keys, step in steps.items():
+                if which in {keys, Keys.ALL}:
+                    async with aclosing(step()) as told:
+                        async for progress in told:
+                            yield progress
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncGenerator[None]:
+        """A lock for as long as it runs. A connection of its own holds it, so that it goes when the process does."""
+        async with self._engines[0].connect() as connection:
+            alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            if not await alone.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
+                raise RotationRunning
+            try:
+                yield
+            finally:
+                await alone.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
 
     async def _seal_columns_anew(self) -> AsyncGenerator[Progress]:
         async for progress in self._introduce(Purpose.COLUMNS):

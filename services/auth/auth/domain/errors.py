@@ -36,6 +36,13 @@ class UnknownPerson(AuthError):
         super().__init__("There is no such person.")
 
 
+class RotationRunning(AuthError):
+    """Somebody else is at it."""
+
+    def __init__(self) -> None:
+        super().__init__("A rotation of keys is running already.")
+
+
 class UnknownErasure(AuthError):
     """Nobody with this id was forgotten."""
 

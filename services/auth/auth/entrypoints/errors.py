@@ -26,6 +26,7 @@ ERRORS = ErrorTable(
         errors.EmailTaken: ErrorRow(grpc.StatusCode.ALREADY_EXISTS, "EMAIL_TAKEN"),
         errors.CommandReused: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "COMMAND_REUSED"),
         errors.UnknownPerson: ErrorRow(grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND"),
+        errors.RotationRunning: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "ROTATION_RUNNING"),
         errors.UnknownErasure: ErrorRow(grpc.StatusCode.NOT_FOUND, "ERASURE_NOT_FOUND"),
         errors.NotAboutYou: ErrorRow(grpc.StatusCode.PERMISSION_DENIED, "NOT_ABOUT_YOU"),
         errors.InvalidCredentials: ErrorRow(_UNAUTHENTICATED, "INVALID_CREDENTIALS"),

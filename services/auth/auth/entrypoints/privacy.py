@@ -2,6 +2,7 @@
 # ruff: noqa: N802, ARG002 - gRPC names the methods, and gives each a context
 
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -95,8 +96,9 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
         keys = _KEYS.get(request.keys)
         if keys is None:
             raise InvalidFields([("keys", "must be one of the known kinds")])
-        async for progress in self._rotate(keys):
-            yield wire.RotateDataKeysResponse(step=progress.step, total=progress.total, done=progress.done)
+        async with aclosing(self._rotate(keys)) as told:
+            async for progress in told:
+                yield wire.RotateDataKeysResponse(step=progress.step, total=progress.total, done=progress.done)
 
     def _erasure(self, erasure: Erasure) -> wire.Erasure:
         certificate, state = "", _State.STATE_SEARCHING
