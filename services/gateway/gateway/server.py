@@ -15,6 +15,7 @@ from typing import Any, cast
 import structlog
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from gateway.connections import Doorkeeper, Patience
 from gateway.middleware.context import Application
 from gateway.settings import Settings
 
@@ -40,7 +41,18 @@ async def serve(application: Application, settings: Settings, stop: asyncio.Even
     """
     _check(settings)
     run = {"granian": _granian, "hypercorn": _hypercorn, "uvicorn": _uvicorn}[settings.http_server]
-    await run(application, settings, stop)
+    patience = Patience(
+        settings.connection_first_seconds,
+        settings.connection_idle_seconds,
+        settings.connections_per_address,
+        settings.trusted_proxies,
+    )
+    doorkeeper = Doorkeeper(application, port=address(settings)[1], patience=patience)
+    watching = asyncio.create_task(doorkeeper.watch())
+    try:
+        await run(doorkeeper, settings, stop)
+    finally:
+        watching.cancel()
 
 
 def address(settings: Settings) -> tuple[str, int]:
@@ -241,6 +253,8 @@ async def _uvicorn(application: Application, settings: Settings, stop: asyncio.E
         lifespan="off",
         ws="none",
         server_header=False,
+        # Else whoever calls from loopback would choose the address that they are counted by.
+        proxy_headers=False,
         timeout_graceful_shutdown=max(int(settings.drain_seconds), 1),
         h11_max_incomplete_event_size=64 * 1024,
     )

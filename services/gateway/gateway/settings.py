@@ -41,6 +41,12 @@ class Settings(ServiceSettings):
     """The same for one address (of IPv6, one /64), whoever asks from there."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks, as a JSON list, of proxies whose `X-Forwarded-For` is believed."""
+    connection_first_seconds: float = Field(default=10.0, gt=0)
+    """How long a connection may be there before its first request has come."""
+    connection_idle_seconds: float = Field(default=75.0, gt=0)
+    """How long a connection may be there between two requests."""
+    connections_per_address: int = Field(default=512, ge=1)
+    """Connections that one address may have open; trusted proxies any number."""
     cors_origins: tuple[str, ...] = ()
     """Origins, as a JSON list such as `["https://shop.example"]`, whose pages may call this from a browser."""
     signature_clock_skew_seconds: float = Field(default=5.0, ge=0, le=30)

@@ -8,13 +8,8 @@ addresses from which their calls came.
 """
 
 import asyncio
-import os
 import socket
-import stat
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,11 +18,11 @@ import structlog
 from chassis.errors import Unauthenticated
 from chassis.identity.denials import DenyList
 from chassis.rpc.peer import Peer, denied, expired
+from chassis.sockets import accepted, peer_of
 
 _SWEEP_SECONDS = 0.25
 _HANG_UP_SECONDS = 0.25
 _ADDRESSES = 4096
-_DESCRIPTORS = (Path("/proc/self/fd"), Path("/dev/fd"))
 
 _logger = structlog.stdlib.get_logger(__name__)
 
@@ -46,7 +41,7 @@ class Connections:
         """A call of the peer begins to run, as a task of its own."""
         self._addresses[address] = peer
         if len(self._addresses) > _ADDRESSES:
-            live = {_spoken(address) for connection in self._sockets() if (address := _peer(connection))}
+            live = {_spoken(address) for connection in accepted(self.port) if (address := peer_of(connection))}
             self._addresses = {address: peer for address, peer in self._addresses.items() if address in live}
         if task is not None:
             self._running[task] = peer
@@ -104,8 +99,8 @@ class Connections:
         }
         if not unwanted:
             return 0
-        for connection in self._sockets():
-            address = _peer(connection)
+        for connection in accepted(self.port):
+            address = peer_of(connection)
             if address is None or _spoken(address) not in unwanted:
                 continue
             try:
@@ -117,34 +112,6 @@ class Connections:
             self._addresses.pop(address, None)
         _logger.warning("connections of denied workloads were shut down", connections=shut)
         return shut
-
-    def _sockets(self) -> Iterator[socket.socket]:
-        """The connections that this server has accepted, each open while it is looked at."""
-        directory = next((place for place in _DESCRIPTORS if place.is_dir()), None)
-        for entry in list(directory.iterdir()) if directory is not None else ():
-            try:
-                number = int(entry.name)
-                if not stat.S_ISSOCK(os.fstat(number).st_mode):
-                    continue
-                copy = socket.socket(fileno=os.dup(number))
-            except (OSError, ValueError):
-                continue
-            with closing(copy):
-                try:
-                    ours = copy.getsockname()
-                except OSError:
-                    continue
-                if isinstance(ours, tuple) and ours[1] == self.port:
-                    yield copy
-
-
-def _peer(connection: socket.socket) -> tuple[str, int] | None:
-    try:
-        name = connection.getpeername()
-    except OSError:
-        return None
-    # A socket that takes both kinds of addresses shows those of IPv4 as a part of IPv6; gRPC does not.
-    return (str(name[0]).removeprefix("::ffff:"), int(name[1])) if isinstance(name, tuple) else None
 
 
 def _spoken(address: tuple[str, int]) -> str:
