@@ -19,6 +19,7 @@ from harness.running import RunningSystem, running_system
 from harness.signature_storm import report, storm
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "signing.md"
+PRICE = '{"amount":"9.50","currency":"EUR","reason":"says \\"sale\\""}'
 pytestmark = pytest.mark.xdist_group("signing")
 
 
@@ -112,6 +113,13 @@ def test_the_command_line_acts_by_a_key(
         "call", "POST", "/v1/products", "--data", '{"sku":"by-key","kind":"general","name":"By key"}', key="till.key"
     )
     assert written.returncode == 0, written.stderr
+    curl = f"almagest sign PUT /v1/products/sku:by-key/price --data '{PRICE}' | curl --silent --show-error -K -"
+    priced = subprocess.run(
+        ["sh", "-c", curl],
+        env=environment | {"ALMAGEST_KEY": "till.key"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert orjson.loads(priced.stdout)["revision"] == 1, priced.stdout
     rows = b"".join(orjson.dumps({"sku": f"row-{n}", "kind": "general", "name": "R"}) + b"\n" for n in range(2000))
     (tmp_path / "rows.ndjson").write_bytes(rows)
     imported = almagest("import", "rows.ndjson", key="till.key")

@@ -1,11 +1,13 @@
-"""`keys`, and `call`: access keys, and any request of the API, signed with one or in a session."""
+"""`keys`, `call` and `sign`: access keys, and any request of the API, signed with one or in a session."""
 
+import hashlib
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import httpx
 import orjson
 import typer
 from rich.markup import escape
@@ -15,7 +17,7 @@ from almagest_cli import output
 from almagest_cli.client import Client
 from almagest_cli.output import CommandError, Exit, Json, err, out
 from almagest_cli.settings import ClientSettings
-from almagest_cli.signing import Key, write_key
+from almagest_cli.signing import Key, digest_header, signature_headers, write_key
 
 app = typer.Typer(help="Keys that sign requests in place of a session.", no_args_is_help=True)
 
@@ -114,6 +116,32 @@ def call(
     err.print(f"{answer.status_code} {answer.reason_phrase}")
     sys.stdout.buffer.write(answer.content)
     sys.stdout.buffer.flush()
+
+
+def sign(
+    *,
+    method: Annotated[str, typer.Argument(help="Such as GET.", show_default=False)],
+    path: Annotated[str, typer.Argument(help="Such as /v1/products?kind=car.", show_default=False)],
+    data: Annotated[str | None, typer.Option("--data", "-d", help="The body, JSON.")] = None,
+) -> None:
+    """Sign one request with the key that ALMAGEST_KEY names, for `curl -K -`."""
+    settings = ClientSettings.read()
+    if settings.key is None:
+        raise CommandError("ALMAGEST_KEY is not set.", code=Exit.USAGE, hint="Run `almagest keys create`.")
+    url = str(httpx.URL(settings.url + path))
+    headers: dict[str, str] = {}
+    if data is not None:
+        digest = digest_header(hashlib.sha256(data.encode()).digest())
+        headers = {"content-type": "application/json", "content-digest": digest}
+    headers |= signature_headers(Key.read(settings.key), method.upper(), url, headers)
+    told = [("request", method.upper()), ("url", url), *(("header", f"{name}: {one}") for name, one in headers.items())]
+    if data is not None:
+        told.append(("data-raw", data))
+    if settings.ca is not None:
+        told.append(("cacert", str(settings.ca)))
+    for name, value in told:
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        sys.stdout.write(f'{name} = "{quoted}"\n')
 
 
 def _issue(path: str, wanted: dict[str, Any], file: Path, days: int | None, *, as_json: bool) -> None:
