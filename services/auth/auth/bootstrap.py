@@ -1,7 +1,7 @@
 """The composition root."""
 
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,19 +9,25 @@ from datetime import UTC, datetime, timedelta
 from almagest.auth.v1 import (
     access_keys_pb2,
     access_keys_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
     auth_pb2,
     auth_pb2_grpc,
     payload_keys_pb2,
     payload_keys_pb2_grpc,
+    people_pb2,
+    people_pb2_grpc,
     privacy_pb2,
     privacy_pb2_grpc,
 )
+from almagest.eventstore.v1 import event_store_pb2_grpc
 from chassis.database.engine import create_engine
 from chassis.database.pool import Database
 from chassis.identity.spiffe import SpiffeId
 from chassis.ids import uuid7
 from chassis.payloads import Suite
-from chassis.process import Assembly, Chassis
+from chassis.process import Assembly, Chassis, Task
+from chassis.redis import connect
 from chassis.sealing.columns import seal_with
 from chassis.sealing.subjects import SubjectSealer
 from sqlalchemy import text
@@ -29,18 +35,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from auth.adapters.access_keys import PostgresAccessKeys
 from auth.adapters.argon2 import Argon2Passwords
+from auth.adapters.audit import PostgresAudit
+from auth.adapters.audit_relay import AuditRelay, Log
+from auth.adapters.changes import PostgresChanges
 from auth.adapters.data_keys import DataKeys
 from auth.adapters.erasures import PostgresErasures
 from auth.adapters.jose import KeyForge, KeyRing, fresh_pair
 from auth.adapters.payload_keys import PayloadKeyForge, PostgresPayloadKeys
 from auth.adapters.places import EveryPlace
 from auth.adapters.postgres import PostgresPeople, PostgresSessions, PostgresSigningKeys
+from auth.adapters.redis import RedisLedger
 from auth.adapters.revocations import PostgresRevocations
 from auth.adapters.rotation import Keys, Rotation
 from auth.adapters.sealing import KeyEncryptionKey, KeyEncryptionKeyError
 from auth.adapters.sharding import Shards, sharded_sessions
 from auth.adapters.subject_keys import PostgresSubjectKeys
-from auth.application import access_keys
+from auth.application import access_keys, changes
+from auth.application.attempts import Attempts, LocalLedger
 from auth.application.forgetting import Forgetting
 from auth.application.keys import ensure_keys
 from auth.application.payload_keys import Kinds, ensure_payload_keys
@@ -48,8 +59,10 @@ from auth.application.sessions import Terms
 from auth.domain import access_keys as access_key_rules
 from auth.domain.sessions import SECRET_BYTES
 from auth.entrypoints.access_keys import AccessKeyServicer
+from auth.entrypoints.audit import AuditServicer
 from auth.entrypoints.errors import ERRORS
 from auth.entrypoints.payload_keys import PayloadKeyServicer, keep_renewing
+from auth.entrypoints.people import PeopleServicer
 from auth.entrypoints.policy import POLICY
 from auth.entrypoints.privacy import PrivacyServicer
 from auth.entrypoints.revocations import RevocationNews
@@ -57,6 +70,9 @@ from auth.entrypoints.servicer import AuthServicer, Ports
 from auth.settings import Settings
 
 _SERVICE = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
+_PEOPLE = people_pb2.DESCRIPTOR.services_by_name["PeopleService"].full_name
+_AUDIT = audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name
+_REDIS_SECONDS = 0.25
 _ACCESS_KEYS = access_keys_pb2.DESCRIPTOR.services_by_name["AccessKeyService"].full_name
 _PAYLOAD_KEYS = payload_keys_pb2.DESCRIPTOR.services_by_name["PayloadKeyService"].full_name
 _PRIVACY = privacy_pb2.DESCRIPTOR.services_by_name["PrivacyService"].full_name
@@ -73,6 +89,9 @@ class Parts:
     erasures: PostgresErasures
     people: PostgresPeople
     sessions: PostgresSessions
+    audit: PostgresAudit
+    changes: PostgresChanges
+    relay: Callable[[Log], AuditRelay]
     signing_keys: PostgresSigningKeys
     access_keys: PostgresAccessKeys
     payload_keys: PostgresPayloadKeys
@@ -130,21 +149,28 @@ async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
         revocations = PostgresRevocations(sessions, shards)
         passwords = Argon2Passwords()
         stack.callback(passwords.close)
+        subjects = SubjectSealer(subject_keys, key_encryption_key)
+        audit = PostgresAudit(sessions, subjects, clock=now, fresh_id=uuid7)
         yield Parts(
             engines=tuple(engines),
             data_keys=data_keys,
             subject_keys=subject_keys,
-            subjects=SubjectSealer(subject_keys, key_encryption_key),
-            erasures=PostgresErasures(sessions, key_encryption_key, subject_keys=subject_keys, revocations=revocations),
-            people=PostgresPeople(sessions, data_keys, fresh_id=uuid7),
+            subjects=subjects,
+            erasures=PostgresErasures(
+                sessions, key_encryption_key, subject_keys=subject_keys, revocations=revocations, audit=audit
+            ),
+            people=PostgresPeople(sessions, data_keys, audit, fresh_id=uuid7),
             sessions=PostgresSessions(sessions, revocations),
-            signing_keys=PostgresSigningKeys(sessions, shards),
+            audit=audit,
+            changes=PostgresChanges(sessions, revocations, clock=now),
+            relay=lambda log: AuditRelay(sessions, shards, log, holder=uuid7(), clock=now),
+            signing_keys=PostgresSigningKeys(sessions, shards, audit),
             payload_keys=PostgresPayloadKeys(sessions, shards),
             payload_kinds={
                 suite: (PostgresPayloadKeys(sessions, shards, suite), PayloadKeyForge(key_encryption_key, suite))
                 for suite in Suite
             },
-            access_keys=PostgresAccessKeys(sessions, revocations, key_encryption_key),
+            access_keys=PostgresAccessKeys(sessions, revocations, key_encryption_key, audit),
             revocations=revocations,
             passwords=passwords,
             key_encryption_key=key_encryption_key,
@@ -203,10 +229,9 @@ async def _forgetting(
 @asynccontextmanager
 async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGenerator[Assembly]:
     """Put the service together."""
-    async with (
-        assembled(settings) as parts,
-        _forgetting(settings, chassis, parts) as (forgetting, unreached),
-    ):
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(assembled(settings))
+        forgetting, unreached = await stack.enter_async_context(_forgetting(settings, chassis, parts))
         key_ring = KeyRing(
             keys=parts.signing_keys,
             key_encryption_key=parts.key_encryption_key,
@@ -222,10 +247,20 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         chassis.verify_with(jwks)
         chassis.revocations.listen(parts.sessions.forget)
         await parts.revocations.read(chassis.revocations)
+        redis = None
+        if settings.redis_url is not None:
+            redis = connect(settings.redis_url, identity_directory=settings.identity_directory, timeout=_REDIS_SECONDS)
+            stack.push_async_callback(redis.aclose)
+        alone = LocalLedger()
+        attempts = Attempts(
+            alone if redis is None else RedisLedger(redis, alone), digest=parts.key_encryption_key.digest
+        )
         ports = Ports(
             people=parts.people,
             passwords=parts.passwords,
             sessions=parts.sessions,
+            audit=parts.audit,
+            attempts=attempts,
             fingerprints=parts.key_encryption_key,
             signer=key_ring,
             news=RevocationNews(chassis.revocations, lambda: parts.revocations.current),
@@ -277,8 +312,23 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             unreached=unreached,
             rotate=lambda keys: rotation.run(Keys(keys)),
         )
+        tasks: list[Task] = [watch_keys, watch_data_keys, watch_revocations, renew_payload_keys, search_for_traces]
+        if settings.event_store_target is not None:
+            log = event_store_pb2_grpc.EventStoreServiceStub(chassis.channel("event-store"))
+            tasks.append(parts.relay(log).run)
+        people_ports = changes.Ports(
+            changes=parts.changes,
+            people=parts.people,
+            passwords=parts.passwords,
+            fingerprints=parts.key_encryption_key,
+            attempts=attempts,
+            audit=parts.audit,
+            clock=now,
+        )
         yield Assembly(
             servicers=[
+                (_PEOPLE, people_pb2_grpc.add_PeopleServiceServicer_to_server, PeopleServicer(people_ports, ERRORS)),
+                (_AUDIT, audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(parts.audit)),
                 (_PRIVACY, privacy_pb2_grpc.add_PrivacyServiceServicer_to_server, privacy),
                 (_SERVICE, auth_pb2_grpc.add_AuthServiceServicer_to_server, AuthServicer(ports)),
                 (
@@ -299,6 +349,6 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             ],
             policy=POLICY,
             errors=ERRORS,
-            tasks=[watch_keys, watch_data_keys, watch_revocations, renew_payload_keys, search_for_traces],
+            tasks=tasks,
             probes={"databases": databases_answer},
         )

@@ -30,6 +30,9 @@ class Settings(DatabaseSettings):
     key_refresh_seconds: float = Field(default=10, gt=0)
     """How often a replica looks whether another one has rotated the signing keys or the data keys."""
 
+    redis_url: str | None = None
+    """Where tries of passwords are counted for all replicas together; unset: each counts alone."""
+
     payload_key_days: int = Field(default=30, ge=1, le=366)
     """How long bodies are encrypted to a key before the next one is published in its place."""
     payload_key_look_seconds: float = Field(default=600, gt=0)

@@ -120,6 +120,7 @@ def test_roles_hold_the_scopes_of_the_lesser_ones():
     assert SCOPES[Role.ADMIN] == SCOPES[Role.EDITOR] | {
         "users:read",
         "users:write",
+        "audit:read",
         "projections:read",
         "projections:write",
     }

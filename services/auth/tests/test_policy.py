@@ -69,3 +69,14 @@ async def test_a_method_for_a_person_needs_a_transaction_token(
         with pytest.raises(RemoteProblem) as failure:
             await getattr(service.gateway, method)(REQUESTS[method], metadata=metadata)
         assert failure.value.code is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_other_services_of_auth_are_as_wide_as_is_meant():
+    """People and the audit are the gateway's business; every service reports its refusals."""
+    table = {method: set(rule.callers) for method, rule in POLICY.items()}
+    people = {name: callers for name, callers in table.items() if ".PeopleService/" in name}
+    assert len(people) == 6
+    assert all(callers == {"gateway"} for callers in people.values())
+    assert table["/almagest.auth.v1.AuditService/ListAuditEvents"] == {"gateway"}
+    assert table["/almagest.auth.v1.AuditService/ReportDenials"] == SERVICES
+    assert POLICY["/almagest.auth.v1.AuditService/ListAuditEvents"].scopes == {"audit:read"}

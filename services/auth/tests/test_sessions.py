@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 import grpc
 import pytest
+from almagest.auth.events.v1 import audit_pb2
 from almagest.auth.v1 import auth_pb2 as wire
 from auth.adapters.postgres import PostgresSessions
 from auth.domain.sessions import session_of
@@ -162,9 +163,10 @@ async def test_a_session_is_remembered_for_a_second_and_no_longer(parts, asked, 
         clock += 0.2
         await sessions.standing(session_id)
         assert len(log) == 2
+        entry = await parts.audit.entry(audit_pb2.LoggedOut(), of=session_id)
         async with sessions.locked(session_id) as family:
             assert family is not None
-            await family.revoke(family.session.started_at)
+            await family.revoke(family.session.started_at, entry)
         standing = await sessions.standing(session_id)
         assert standing is not None
         assert standing.session.revoked_at is not None

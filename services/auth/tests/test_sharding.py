@@ -7,6 +7,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from almagest.auth.events.v1 import audit_pb2
 from auth.adapters.postgres import RowRefused
 from auth.adapters.sealed_tables import EmailIndexRow, index_value
 from auth.adapters.sharding import Shards, sharded_sessions
@@ -42,7 +43,7 @@ async def create(parts: Parts, email: str, *, command_id: UUID | None = None, la
         ),
         command_id=command_id or uuid7(),
         people=parts.people,
-        passwords=parts.passwords,
+        hashing=parts.passwords.hash,
         fingerprints=parts.key_encryption_key,
         clock=now,
     )
@@ -94,14 +95,15 @@ async def test_sessions_live_where_their_person_lives(parts: Parts, asked, shard
         started_at=now(),
         expires_at=now() + timedelta(hours=1),
     )
+    started = await parts.audit.entry(audit_pb2.LoggedIn(), of=user.id)
     with asked() as log:
-        await parts.sessions.start(session)
+        await parts.sessions.start(session, started)
         standing = await parts.sessions.standing(session.id)
         assert standing is not None
         assert standing.user == user
         async with parts.sessions.locked(session.id) as family:
             assert family is not None
-            await family.replace(b"i")
+            await family.replace(b"i", now=now())
             assert await family.used_before(b"h")
             assert not await family.used_before(b"i")
         assert set(log) == {f"users_{shard}"}
@@ -113,13 +115,15 @@ async def test_starting_a_session_forgets_past_ones(parts: Parts):
     then = datetime(2020, 1, 1, tzinfo=UTC)
     ids = [stamped(uuid7(), bucket_in(user.id)) for _ in range(2)]
     await parts.sessions.start(
-        Session(id=ids[0], user_id=user.id, token_hash=b"h", started_at=then, expires_at=then + timedelta(hours=1))
+        Session(id=ids[0], user_id=user.id, token_hash=b"h", started_at=then, expires_at=then + timedelta(hours=1)),
+        await parts.audit.entry(audit_pb2.LoggedIn(), of=user.id),
     )
     async with parts.sessions.locked(ids[0]) as family:
         assert family is not None
-        await family.replace(b"i")
+        await family.replace(b"i", now=now())
     await parts.sessions.start(
-        Session(id=ids[1], user_id=user.id, token_hash=b"h", started_at=now(), expires_at=now() + timedelta(hours=1))
+        Session(id=ids[1], user_id=user.id, token_hash=b"h", started_at=now(), expires_at=now() + timedelta(hours=1)),
+        await parts.audit.entry(audit_pb2.LoggedIn(), of=user.id),
     )
     assert await parts.sessions.standing(ids[0]) is None
     assert await parts.sessions.standing(ids[1]) is not None

@@ -22,6 +22,7 @@ _SCOPES = {
         "jobs:write",
         "users:read",
         "users:write",
+        "audit:read",
         "projections:read",
         "projections:write",
     ),

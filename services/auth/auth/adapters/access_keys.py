@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from almagest.auth.events.v1 import audit_pb2
 from chassis.revocations import Revoked
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
 
+from auth.adapters.audit import PostgresAudit, write
 from auth.adapters.postgres import known_user
 from auth.adapters.revocations import PostgresRevocations
 from auth.adapters.sealing import KeyEncryptionKey
@@ -32,8 +34,10 @@ class PostgresAccessKeys:
         sessions: async_sessionmaker[AsyncSession],
         revocations: PostgresRevocations,
         key_encryption_key: KeyEncryptionKey,
+        audit: PostgresAudit,
     ) -> None:
         self._sessions = sessions
+        self._audit = audit
         self._revocations = revocations
         self._key_encryption_key = key_encryption_key
 
@@ -69,6 +73,10 @@ class PostgresAccessKeys:
             mine, AccessKeyRow.revoked_at.is_(None), AccessKeyRow.expires_at > now, AccessKeyRow.id != replaces
         )
         sealed = self._key_encryption_key.seal(secret, context=_context(key.id)) if secret else None
+        issued = await self._audit.entry(
+            audit_pb2.AccessKeyIssued(key_id=str(key.id), replaces=str(replaces or ""), scopes=sorted(key.scopes)),
+            of=key.user_id,
+        )
         try:
             async with self._sessions.begin() as unit:
                 await unit.execute(person)
@@ -80,6 +88,7 @@ class PostgresAccessKeys:
                     await unit.execute(ends, execution_options=_UNSYNCHRONISED)
                     if old_until is not None and old_until <= now:
                         await self._revocations.add(unit, Revoked.ACCESS_KEY, replaces)
+                write(unit, issued)
                 unit.add(
                     AccessKeyRow(
                         id=key.id,
@@ -154,9 +163,15 @@ class PostgresAccessKeys:
             .where(AccessKeyRow.id == key_id, AccessKeyRow.revoked_at.is_(None))
             .values(revoked_at=now, sealed_secret=None)
         )
+        kept = await self.by_id(key_id)
+        if kept is None:
+            return
+        revoked = await self._audit.entry(audit_pb2.AccessKeyRevoked(key_id=str(key_id)), of=kept.owner.id)
         async with self._sessions.begin() as unit:
-            await unit.execute(ends, execution_options=_UNSYNCHRONISED)
-            await self._revocations.add(unit, Revoked.ACCESS_KEY, key_id)
+            found = await unit.execute(ends.returning(AccessKeyRow.id), execution_options=_UNSYNCHRONISED)
+            if found.one_or_none() is not None:
+                write(unit, revoked)
+                await self._revocations.add(unit, Revoked.ACCESS_KEY, key_id)
 
     async def used(self, key: AccessKey, *, now: datetime) -> None:
         """Remember when it was used, give or take some minutes, so that using keys writes next to nothing."""

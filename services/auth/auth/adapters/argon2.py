@@ -30,6 +30,9 @@ class Argon2Passwords:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type.ID)
         self._threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="argon2")
         self._waiting = 0
+        self._in_bulk = asyncio.Semaphore(1)
+        self._nobody_waits = asyncio.Event()
+        self._nobody_waits.set()
         self._nobodys = PasswordHash(self._hasher.hash(secrets.token_urlsafe()))
 
     async def hash(self, password: Password) -> PasswordHash:
@@ -39,6 +42,12 @@ class Argon2Passwords:
             TooManyLogins: too many wait already.
         """
         return PasswordHash(await self._in_thread(lambda: self._hasher.hash(password.reveal())))
+
+    async def hash_in_bulk(self, password: Password) -> PasswordHash:
+        """Hash when no log-in waits: one at a time, which leaves them the other thread, however many there are."""
+        async with self._in_bulk:
+            await self._nobody_waits.wait()
+            return PasswordHash(await self._in_thread(lambda: self._hasher.hash(password.reveal()), counted=False))
 
     async def verify(self, password: Password, against: PasswordHash | None) -> bool:
         """Check a password. Against None it takes as long as ever, and is wrong.
@@ -63,15 +72,19 @@ class Argon2Passwords:
         except VerifyMismatchError:
             return False
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        if self._waiting >= _LONGEST_QUEUE:
+    async def _in_thread(self, work: Callable[[], T], *, counted: bool = True) -> T:
+        if counted and self._waiting >= _LONGEST_QUEUE:
             raise TooManyLogins
         loop = asyncio.get_running_loop()
         future = self._threads.submit(work)
-        self._waiting += 1
+        self._waiting += counted
+        if self._waiting:
+            self._nobody_waits.clear()
 
         def done(_: object) -> None:
-            self._waiting -= 1
+            self._waiting -= counted
+            if not self._waiting:
+                self._nobody_waits.set()
 
         future.add_done_callback(lambda ended: loop.call_soon_threadsafe(done, ended) if not loop.is_closed() else None)
         return await asyncio.wrap_future(future)

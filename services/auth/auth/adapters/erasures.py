@@ -6,10 +6,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from almagest.auth.events.v1 import audit_pb2
 from chassis.sealing.wrapping import KeyWrapping
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from auth.adapters.audit import PostgresAudit, write
 from auth.adapters.revocations import PostgresRevocations
 from auth.adapters.sealed_tables import EmailIndexRow, ErasureRow
 from auth.adapters.subject_keys import PostgresSubjectKeys
@@ -29,18 +31,22 @@ class PostgresErasures:
         *,
         subject_keys: PostgresSubjectKeys,
         revocations: PostgresRevocations,
+        audit: PostgresAudit,
     ) -> None:
         self._sessions = sessions
         self._wrapping = wrapping
         self._subject_keys = subject_keys
         self._revocations = revocations
+        self._audit = audit
 
     async def forget(self, user_id: UUID, *, requested_by: UUID, block_email: bool, now: datetime) -> Erasure | None:
         """Destroy and delete, in one transaction on the shard of the person. None when there is no such person."""
+        forgotten = await self._audit.entry(audit_pb2.UserForgotten(), of=user_id)
         async with self._sessions.begin() as session:
             row = await session.scalar(select(UserRow).where(UserRow.id == user_id).with_for_update())
             if row is None:
                 return None
+            write(session, forgotten)
             terms = Terms(email=row.email, first_name=row.first_name, last_name=row.last_name)
             sealed = await self._wrapping.wrap(json.dumps(asdict(terms)).encode(), context=_context(user_id))
             await self._revocations.add_person(session, user_id)

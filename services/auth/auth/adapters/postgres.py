@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
 
+from almagest.auth.events.v1 import audit_pb2
 from chassis.revocations import Revocation, Revoked
 from sqlalchemy import Select, delete, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
 
+from auth.adapters.audit import PostgresAudit, write
 from auth.adapters.data_keys import DataKeys
 from auth.adapters.revocations import PostgresRevocations
 from auth.adapters.sealed_tables import EmailIndexRow
@@ -22,6 +24,7 @@ from auth.adapters.sharding import Shards
 from auth.adapters.tables import CommandRow, SessionRow, SigningKeyRow, UsedTokenRow, UserRow
 from auth.application.people import Credentials
 from auth.application.sessions import Standing
+from auth.domain.audit import NOBODY, Entry
 from auth.domain.concealed import PasswordHash
 from auth.domain.errors import EmailTaken
 from auth.domain.identifiers import stamped
@@ -45,9 +48,12 @@ class RowRefused(Exception):
 class PostgresPeople:
     """People, each on the shard of their e-mail address."""
 
-    def __init__(self, sessions: Sessionmaker, keys: DataKeys, *, fresh_id: Callable[[], UUID]) -> None:
+    def __init__(
+        self, sessions: Sessionmaker, keys: DataKeys, audit: PostgresAudit, *, fresh_id: Callable[[], UUID]
+    ) -> None:
         self._sessions = sessions
         self._keys = keys
+        self._audit = audit
         self._fresh_id = fresh_id
 
     async def claim(self, command_id: UUID, fingerprint: bytes, *, now: datetime) -> bytes:
@@ -95,9 +101,11 @@ class PostgresPeople:
             created_at=now,
             _password_hash=password_hash,
         )
+        created = await self._audit.entry(audit_pb2.UserCreated(roles=row.roles), of=row.id)
         try:
             async with self._sessions.begin() as session:
                 session.add(row)
+                write(session, created)
                 for entry in self._keys.entries(registration.email, bucket=bucket):
                     session.add(EmailIndexRow(value=entry.value, user_id=row.id, key_id=entry.key_id))
         except IntegrityError as error:
@@ -165,7 +173,7 @@ class PostgresFamily:
     @property
     def session(self) -> Session:
         """The session as it stands."""
-        return _session(self._row)
+        return known_session(self._row)
 
     async def used_before(self, token_hash: bytes) -> bool:
         """Whether the token was good once."""
@@ -174,15 +182,17 @@ class PostgresFamily:
         )
         return await self._session.scalar(used) is not None
 
-    async def replace(self, token_hash: bytes) -> None:
+    async def replace(self, token_hash: bytes, *, now: datetime) -> None:
         """Make another token the good one, and remember the present one as used."""
         self._session.add(UsedTokenRow(session_id=self._row.id, token_hash=self._row.token_hash))
         self._row.token_hash = token_hash
+        self._row.refreshed_at = now
         await self._session.flush()
 
-    async def revoke(self, now: datetime) -> None:
-        """End the session."""
+    async def revoke(self, now: datetime, entry: Entry) -> None:
+        """End the session, and say so in the audit."""
         self._row.revoked_at = now
+        write(self._session, entry)
         await self._session.flush()
         await self._revocations.add(self._session, Revoked.SESSION, self._row.id)
 
@@ -195,13 +205,14 @@ class PostgresSessions:
         self._revocations = revocations
         self._recent: dict[UUID, tuple[float, Standing | None]] = {}
 
-    async def start(self, session: Session) -> None:
-        """Keep a new session, and forget the person's past ones."""
+    async def start(self, session: Session, entry: Entry) -> None:
+        """Keep a new session, say so in the audit, and forget the person's past ones."""
         past = delete(SessionRow).where(
             SessionRow.user_id == session.user_id, SessionRow.expires_at <= session.started_at
         )
         async with self._sessions.begin() as unit:
             await unit.execute(past, execution_options={"synchronize_session": False})
+            write(unit, entry)
             unit.add(
                 SessionRow(
                     id=session.id,
@@ -210,6 +221,7 @@ class PostgresSessions:
                     started_at=session.started_at,
                     expires_at=session.expires_at,
                     revoked_at=session.revoked_at,
+                    bound_to=session.bound_to,
                 )
             )
 
@@ -255,7 +267,7 @@ class PostgresSessions:
         )
         async with self._sessions.begin() as unit:
             found = (await unit.execute(wanted)).one_or_none()
-        standing = None if found is None else Standing(session=_session(found[0]), user=_known(found[1]))
+        standing = None if found is None else Standing(session=known_session(found[0]), user=_known(found[1]))
         self._recent.pop(session_id, None)
         while len(self._recent) >= _MOST_RECENT:
             del self._recent[next(iter(self._recent))]
@@ -266,8 +278,9 @@ class PostgresSessions:
 class PostgresKeyLedger:
     """The signing keys in a transaction that holds their lock."""
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession, audit: PostgresAudit) -> None:
         self._session = session
+        self._audit = audit
 
     async def keys(self) -> Sequence[SigningKey]:
         """All of them, in order of creation."""
@@ -292,14 +305,19 @@ class PostgresKeyLedger:
         row = await self._session.get_one(SigningKeyRow, kid)
         row.state = state
         row.retired_at = now if state is KeyState.RETIRED else None
+        if state is KeyState.ACTIVE:
+            # Of nobody, whose shard is that of the keys.
+            rotated = await self._audit.entry(audit_pb2.SigningKeyRotated(key_id=kid), of=NOBODY)
+            write(self._session, rotated)
         await self._session.flush()
 
 
 class PostgresSigningKeys:
     """Signing keys, all on the first shard."""
 
-    def __init__(self, sessions: Sessionmaker, shards: Shards) -> None:
+    def __init__(self, sessions: Sessionmaker, shards: Shards, audit: PostgresAudit) -> None:
         self._sessions = sessions
+        self._audit = audit
         self._home = shards.of_bucket(0)
 
     @asynccontextmanager
@@ -308,7 +326,7 @@ class PostgresSigningKeys:
         lock = text("SELECT pg_advisory_xact_lock(:key)")
         async with self._sessions.begin() as session:
             await session.execute(lock, {"key": _KEYS_LOCK}, bind_arguments={"shard_id": self._home})
-            yield PostgresKeyLedger(session)
+            yield PostgresKeyLedger(session, self._audit)
 
     async def all(self) -> Sequence[SigningKey]:
         """All keys, in order of creation."""
@@ -351,10 +369,12 @@ def _known(row: UserRow) -> User:
         roles=frozenset(Role(role) for role in row.roles),
         created_at=row.created_at,
         generation=row.generation,
+        disabled=row.disabled_at is not None,
     )
 
 
-def _session(row: SessionRow) -> Session:
+def known_session(row: SessionRow) -> Session:
+    """A session, of its row."""
     return Session(
         id=row.id,
         user_id=row.user_id,
@@ -362,6 +382,8 @@ def _session(row: SessionRow) -> Session:
         started_at=row.started_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        refreshed_at=row.refreshed_at,
+        bound_to=row.bound_to,
     )
 
 

@@ -89,6 +89,10 @@ class KeyEncryptionKey:
         """The fingerprint of a request to create a person: HMAC-SHA256 over its length-prefixed fields."""
         return _fingerprint(self._fingerprints[0], registration)
 
+    def digest(self, text: str) -> str:
+        """A text that says nothing and is the same each time: a name for what must not stand in the clear elsewhere."""
+        return hmac.digest(self._fingerprints[0], b"name " + text.encode(), "sha256").hex()[:32]
+
     def is_of(self, registration: Registration, fingerprint: bytes) -> bool:
         """Whether a fingerprint, under the present key or an older one, is that of a request."""
         return any(hmac.compare_digest(_fingerprint(key, registration), fingerprint) for key in self._fingerprints)

@@ -81,6 +81,7 @@ class UserRow(Row):
     created_at: Mapped[datetime]
     # Counted up by each change of what the person may do: what tokens of before are told by.
     generation: Mapped[int] = mapped_column(server_default=text("1"))
+    disabled_at: Mapped[datetime | None]
     # Not even fetched unless a query asks for it by name; an attribute access that would fetch it raises.
     _password_hash: Mapped[PasswordHash] = mapped_column("password_hash", deferred=True, deferred_raiseload=True)
 
@@ -97,6 +98,9 @@ class SessionRow(Row):
     started_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    refreshed_at: Mapped[datetime | None]
+    # The thumbprint of the key that the session's tokens are bound to (RFC 9449).
+    bound_to: Mapped[str | None]
 
 
 class UsedTokenRow(Row):
@@ -148,6 +152,37 @@ class AccessKeyRow(Row):
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
+
+
+class AuditEventRow(Row):
+    """What was done with a person, their sessions or keys. Written once; it lives where its subject lives."""
+
+    __tablename__ = "audit_events"
+    __table_args__ = (
+        Index("audit_events_subject", "subject_id", "id"),
+        Index("audit_events_order", "transaction_id", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, info=_BY_ID)
+    subject_id: Mapped[UUID] = mapped_column(info=_BY_ID)
+    type: Mapped[str]
+    payload: Mapped[bytes]
+    at: Mapped[datetime]
+    transaction_id: Mapped[int] = mapped_column(
+        BigInteger(), server_default=text("((pg_current_xact_id())::text)::bigint")
+    )
+
+
+class AuditRelayRow(Row):
+    """How far the audit of this shard is in the log, and which replica takes it there."""
+
+    __tablename__ = "audit_relays"
+
+    shard: Mapped[str] = mapped_column(primary_key=True)
+    transaction_id: Mapped[int] = mapped_column(BigInteger())
+    event_id: Mapped[UUID]
+    holder: Mapped[UUID | None]
+    held_until: Mapped[datetime | None]
 
 
 class CommandRow(Row):

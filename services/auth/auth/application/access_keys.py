@@ -245,7 +245,7 @@ async def verification(key_id: UUID, *, ports: Ports) -> Verifiable:
         AccessKeyNotValid
     """
     found = await ports.keys.verifiable(key_id)
-    if found is None or not found.kept.key.alive(ports.clock()):
+    if found is None or found.kept.owner.disabled or not found.kept.key.alive(ports.clock()):
         raise AccessKeyNotValid
     return found
 

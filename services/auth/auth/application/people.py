@@ -1,6 +1,6 @@
 """People: created once, found by id or e-mail address."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -66,6 +66,10 @@ class Passwords(Protocol):
         """Hash with today's parameters."""
         ...
 
+    async def hash_in_bulk(self, password: Password) -> PasswordHash:
+        """Hash when nobody waits for a log-in."""
+        ...
+
     async def verify(self, password: Password, against: PasswordHash | None) -> bool:
         """Check a password. Against None it takes as long as ever, and is wrong."""
         ...
@@ -92,7 +96,7 @@ async def create_person(
     *,
     command_id: UUID,
     people: People,
-    passwords: Passwords,
+    hashing: Callable[[Password], Awaitable[PasswordHash]],
     fingerprints: Fingerprints,
     clock: Clock,
 ) -> User:
@@ -110,7 +114,7 @@ async def create_person(
     made = await people.made_by(command_id, email=registration.email)
     if made is not None:
         return made
-    password_hash = await passwords.hash(registration.password)
+    password_hash = await hashing(registration.password)
     return await people.add(registration, password_hash, command_id=command_id, now=clock())
 
 
@@ -163,7 +167,7 @@ async def create_first_admin(
             registration,
             command_id=command_id,
             people=people,
-            passwords=passwords,
+            hashing=passwords.hash,
             fingerprints=fingerprints,
             clock=clock,
         )

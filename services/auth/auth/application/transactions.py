@@ -8,7 +8,7 @@ from uuid import UUID
 from auth.application.people import People
 from auth.application.sessions import Sessions, Signer, Terms
 from auth.domain import claims as tokens
-from auth.domain.errors import InvalidAccessToken, InvalidFields, SessionEnded, UnknownPerson
+from auth.domain.errors import InvalidAccessToken, InvalidFields, ProofNeeded, SessionEnded, UnknownPerson
 from auth.domain.people import User
 
 
@@ -26,6 +26,7 @@ class TransactionToken:
 async def exchange(
     access_token: str,
     *,
+    bound_to: str | None = None,
     scopes: Collection[str],
     requesting_workload: str,
     sessions: Sessions,
@@ -34,13 +35,18 @@ async def exchange(
 ) -> TransactionToken:
     """Answer a transaction token for an access token whose session is alive. Roles are those that the person has now.
 
+    The thumbprint of the key that the client has proven to hold must be the one that the token is bound to (RFC 9449,
+    7.1): a bound token is worth nothing without a proof, and a proof nothing with another token.
+
     Raises:
-        InvalidAccessToken, AccessTokenExpired, SessionEnded, ScopesNotHeld
+        ProofNeeded, InvalidAccessToken, AccessTokenExpired, SessionEnded, ScopesNotHeld
     """
     claims = signer.verify(access_token, kind=tokens.ACCESS)
     access = tokens.read_access(claims, issuer=terms.issuer, now=terms.clock())
+    if access.bound_to != bound_to:
+        raise ProofNeeded
     standing = await sessions.standing(access.session_id)
-    if standing is None or not standing.session.alive(terms.clock()):
+    if standing is None or not standing.session.alive(terms.clock()) or standing.user.disabled:
         raise SessionEnded
     if standing.user.id != access.user_id:
         raise InvalidAccessToken
@@ -73,7 +79,7 @@ async def delegate(
     if not scopes:
         raise InvalidFields([("scopes", "must name what the job needs")])
     user = await people.by_id(user_id)
-    if user is None:
+    if user is None or user.disabled:
         raise UnknownPerson
     return _transaction(
         user,

@@ -8,7 +8,7 @@ Two kinds, both signed with the same keys, told apart by `typ` and `aud` so that
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import TypeAlias, cast
 from uuid import UUID
 
 from auth.domain.errors import AccessTokenExpired, InvalidAccessToken, ScopesNotHeld
@@ -28,13 +28,23 @@ class Access:
 
     user_id: UUID
     session_id: UUID
+    bound_to: str | None = None
 
 
 def access_claims(
-    user: User, *, session_id: UUID, issuer: str, token_id: UUID, issued_at: datetime, expires_at: datetime
+    user: User,
+    *,
+    session_id: UUID,
+    issuer: str,
+    token_id: UUID,
+    issued_at: datetime,
+    expires_at: datetime,
+    bound_to: str | None = None,
 ) -> Claims:
-    """The claims of an access token."""
+    """The claims of an access token, bound to a key if a thumbprint is given (RFC 9449, 6.1)."""
+    bound = {} if bound_to is None else {"cnf": {"jkt": bound_to}}
     return {
+        **bound,
         "iss": issuer,
         "aud": AUDIENCE,
         "sub": str(user.id),
@@ -64,8 +74,14 @@ def read_access(claims: Mapping[str, object], *, issuer: str, now: datetime) -> 
     subject, session = claims.get("sub"), claims.get("sid")
     if not isinstance(subject, str) or not isinstance(session, str):
         raise InvalidAccessToken
+    bound_to = None
+    if "cnf" in claims:
+        confirmation = claims["cnf"]
+        bound_to = cast("dict[str, object]", confirmation).get("jkt") if isinstance(confirmation, dict) else None
+        if not isinstance(bound_to, str):
+            raise InvalidAccessToken
     try:
-        access = Access(user_id=UUID(subject), session_id=UUID(session))
+        access = Access(user_id=UUID(subject), session_id=UUID(session), bound_to=bound_to)
     except ValueError:
         raise InvalidAccessToken from None
     if expires <= now.timestamp():

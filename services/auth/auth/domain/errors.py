@@ -1,5 +1,6 @@
 """What can be wrong, by name. The sentences are what a client reads."""
 
+import math
 from collections.abc import Collection, Sequence
 
 
@@ -78,6 +79,13 @@ class RefreshTokenReused(AuthError):
         super().__init__("The refresh token was used before, so its session has been ended. Log in again.")
 
 
+class ProofNeeded(AuthError):
+    """Tokens that are bound to a key came without a proof of that key, or others with one."""
+
+    def __init__(self) -> None:
+        super().__init__("These tokens are bound to a key; send a DPoP proof made with that key, and only then.")
+
+
 class SessionEnded(AuthError):
     """The session was logged out, revoked, or reached its end."""
 
@@ -114,6 +122,35 @@ class NextKeyTooYoung(AuthError):
         super().__init__(
             "The next signing key was published too recently: others may not know it yet. Try again later."
         )
+
+
+class TooManyAttempts(AuthError):
+    """Passwords were tried too often, of this person or from this address."""
+
+    def __init__(self, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"Too many attempts to log in. Wait {math.ceil(retry_after)} s.")
+
+
+class NotYourself(AuthError):
+    """Somebody would take their own rights, so that in the end nobody might have any."""
+
+    def __init__(self) -> None:
+        super().__init__("Nobody changes their own roles or disables themselves; another admin can.")
+
+
+class UnknownSession(AuthError):
+    """There is no such session, or it is another's."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no such session.")
+
+
+class ChangedMeanwhile(AuthError):
+    """Others change the same person at the same time, again and again."""
+
+    def __init__(self) -> None:
+        super().__init__("The person is being changed by others at the same time. Try again.")
 
 
 class TooManyLogins(AuthError):

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -36,7 +36,7 @@ class Role(StrEnum):
 
 _VIEWER = frozenset({"catalog:read", "jobs:read"})
 _EDITOR = _VIEWER | {"catalog:write", "jobs:write"}
-_ADMIN = _EDITOR | {"users:read", "users:write", "projections:read", "projections:write"}
+_ADMIN = _EDITOR | {"users:read", "users:write", "audit:read", "projections:read", "projections:write"}
 SCOPES: Mapping[Role, frozenset[str]] = MappingProxyType(
     {Role.VIEWER: _VIEWER, Role.EDITOR: _EDITOR, Role.ADMIN: _ADMIN}
 )
@@ -54,6 +54,13 @@ class User:
     created_at: datetime
     generation: int = 1
     """Counted up by each change of what the person may do."""
+    disabled: bool = False
+    """Whether the person may do nothing until they are enabled again."""
+
+    @property
+    def rights(self) -> object:
+        """What decides on what the person may do."""
+        return self.roles, self.disabled
 
     @property
     def scopes(self) -> frozenset[str]:
@@ -70,6 +77,45 @@ class Registration:
     first_name: str
     last_name: str
     roles: frozenset[Role]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What of a person is to be otherwise; None: it stays."""
+
+    first_name: str | None = None
+    last_name: str | None = None
+    roles: frozenset[Role] | None = None
+    disabled: bool | None = None
+
+    @property
+    def of_rights(self) -> bool:
+        """Whether it is about what the person may do."""
+        return self.roles is not None or self.disabled is not None
+
+
+def changed(user: User, change: Change) -> User:
+    """The person after a change.
+
+    Raises:
+        InvalidFields: naming every field that is wrong.
+    """
+    fields: dict[str, Any] = {}
+    violations: list[tuple[str, str]] = []
+    for field in ("first_name", "last_name"):
+        text = getattr(change, field)
+        if text is not None:
+            try:
+                fields[field] = normalised_name(text)
+            except ValueError as error:
+                violations.append((field, str(error)))
+    if violations:
+        raise InvalidFields(violations)
+    if change.roles is not None:
+        fields["roles"] = change.roles
+    if change.disabled is not None:
+        fields["disabled"] = change.disabled
+    return replace(user, **fields)
 
 
 def normalised_email(text: str) -> str:

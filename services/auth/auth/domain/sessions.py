@@ -28,6 +28,9 @@ class Session:
     started_at: datetime
     expires_at: datetime
     revoked_at: datetime | None = None
+    refreshed_at: datetime | None = None
+    bound_to: str | None = None
+    """The thumbprint of the key that its tokens are bound to (RFC 9449)."""
 
     def alive(self, now: datetime) -> bool:
         """Whether the session is neither revoked nor over."""
@@ -41,18 +44,24 @@ class Verdict(Enum):
     REUSED = auto()
     OVER = auto()
     FOREIGN = auto()
+    UNPROVEN = auto()
 
 
-def judge(session: Session, *, presented: bytes, used_before: bool, now: datetime) -> Verdict:
+def judge(
+    session: Session, *, presented: bytes, used_before: bool, bound_to: str | None = None, now: datetime
+) -> Verdict:
     """Decide on the hash of a presented refresh token.
 
     A hash that the session never had is `FOREIGN` and changes nothing: an access token names its session, and knowing
-    the name must not be enough to end it.
+    the name must not be enough to end it. One that comes without proof of the session's key (`bound_to`) is `UNPROVEN`
+    and changes nothing either, so that a thief without the key can neither use nor end the session.
     """
     if presented != session.token_hash and not used_before:
         return Verdict.FOREIGN
     if not session.alive(now):
         return Verdict.OVER
+    if bound_to != session.bound_to:
+        return Verdict.UNPROVEN
     return Verdict.REUSED if used_before else Verdict.CONTINUES
 
 

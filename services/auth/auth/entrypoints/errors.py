@@ -1,5 +1,7 @@
 """How this service's errors are answered."""
 
+import math
+
 import grpc
 from chassis.errors import ErrorRow, ErrorTable
 
@@ -20,6 +22,10 @@ def _soon(_: errors.TooManyLogins) -> dict[str, str]:
     return {"retry_after_seconds": "1"}
 
 
+def _wait(error: errors.TooManyAttempts) -> dict[str, str]:
+    return {"retry_after_seconds": f"{math.ceil(error.retry_after)}"}
+
+
 ERRORS = ErrorTable(
     {
         errors.InvalidFields: ErrorRow(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS", violations=_violations),
@@ -32,6 +38,7 @@ ERRORS = ErrorTable(
         errors.InvalidCredentials: ErrorRow(_UNAUTHENTICATED, "INVALID_CREDENTIALS"),
         errors.InvalidRefreshToken: ErrorRow(_UNAUTHENTICATED, "INVALID_REFRESH_TOKEN"),
         errors.RefreshTokenReused: ErrorRow(_UNAUTHENTICATED, "REFRESH_TOKEN_REUSED"),
+        errors.ProofNeeded: ErrorRow(_UNAUTHENTICATED, "DPOP_PROOF_NEEDED"),
         errors.SessionEnded: ErrorRow(_UNAUTHENTICATED, "SESSION_ENDED"),
         errors.InvalidAccessToken: ErrorRow(_UNAUTHENTICATED, "INVALID_ACCESS_TOKEN"),
         errors.AccessTokenExpired: ErrorRow(_UNAUTHENTICATED, "ACCESS_TOKEN_EXPIRED"),
@@ -42,6 +49,10 @@ ERRORS = ErrorTable(
         errors.AccessKeySignatureWrong: ErrorRow(_UNAUTHENTICATED, "SIGNATURE_INVALID"),
         errors.NotByKey: ErrorRow(grpc.StatusCode.PERMISSION_DENIED, "NOT_BY_ACCESS_KEY"),
         errors.TooManyAccessKeys: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_ACCESS_KEYS"),
+        errors.TooManyAttempts: ErrorRow(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ATTEMPTS", metadata=_wait),
+        errors.NotYourself: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "NOT_YOURSELF"),
+        errors.UnknownSession: ErrorRow(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND"),
+        errors.ChangedMeanwhile: ErrorRow(grpc.StatusCode.ABORTED, "CHANGED_MEANWHILE"),
         errors.TooManyLogins: ErrorRow(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_LOGINS", metadata=_soon),
     }
 )

@@ -1,28 +1,25 @@
 """AuthService on the wire."""
 # ruff: noqa: N802, ARG002 - gRPC names the methods, and gives each a context
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
 from almagest.auth.v1 import auth_pb2 as wire
 from almagest.auth.v1 import auth_pb2_grpc
-from chassis.caller import current_caller
+from chassis.caller import current_caller, current_origin
 from chassis.tokens import current_person
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext
 
 from auth.application import people, sessions, transactions
+from auth.application.attempts import Attempts
+from auth.application.audit import Audit
 from auth.application.people import Fingerprints, Passwords, People
 from auth.application.sessions import Sessions, Signer, Terms, Tokens
-from auth.domain.errors import InvalidFields
-from auth.domain.people import Role, User, registration
+from auth.domain.people import registration
 from auth.entrypoints.revocations import RevocationNews
-
-_ROLES = {wire.ROLE_VIEWER: Role.VIEWER, wire.ROLE_EDITOR: Role.EDITOR, wire.ROLE_ADMIN: Role.ADMIN}
-_WIRE_ROLES = {role: number for number, role in _ROLES.items()}
+from auth.entrypoints.wire import roles_of, timestamp, user_message, uuid_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +29,8 @@ class Ports:
     people: People
     passwords: Passwords
     sessions: Sessions
+    audit: Audit
+    attempts: Attempts
     fingerprints: Fingerprints
     signer: Signer
     news: RevocationNews
@@ -54,15 +53,15 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
                 password=request.password,
                 first_name=request.first_name,
                 last_name=request.last_name,
-                roles=_roles(request.roles),
+                roles=roles_of(request.roles),
             ),
-            command_id=_uuid("command_id", request.command_id),
+            command_id=uuid_of("command_id", request.command_id),
             people=self._ports.people,
-            passwords=self._ports.passwords,
+            hashing=self._ports.passwords.hash,
             fingerprints=self._ports.fingerprints,
             clock=self._ports.terms.clock,
         )
-        return wire.CreateUserResponse(user=_user(user))
+        return wire.CreateUserResponse(user=user_message(user))
 
     async def GetUser(
         self, request: wire.GetUserRequest, context: ServicerContext[wire.GetUserRequest, wire.GetUserResponse]
@@ -71,28 +70,33 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         asking = current_person()
         by = request.WhichOneof("by")
         user = await people.get_person(
-            user_id=_uuid("user_id", request.user_id) if by == "user_id" else None,
+            user_id=uuid_of("user_id", request.user_id) if by == "user_id" else None,
             email=request.email if by == "email" else None,
             asking=UUID(asking.subject),
             sees_everyone="users:read" in asking.scopes,
             people=self._ports.people,
         )
-        return wire.GetUserResponse(user=_user(user))
+        return wire.GetUserResponse(user=user_message(user))
 
     async def LogIn(
         self, request: wire.LogInRequest, context: ServicerContext[wire.LogInRequest, wire.LogInResponse]
     ) -> wire.LogInResponse:
         """Start a session."""
+        origin = current_origin()
         tokens, user = await sessions.log_in(
             email=request.email,
             password=request.password,
+            bound_to=request.bound_to or None,
+            address="" if origin is None else origin.address,
             people=self._ports.people,
             passwords=self._ports.passwords,
             sessions=self._ports.sessions,
+            audit=self._ports.audit,
+            attempts=self._ports.attempts,
             signer=self._ports.signer,
             terms=self._ports.terms,
         )
-        return wire.LogInResponse(tokens=_tokens(tokens), user=_user(user))
+        return wire.LogInResponse(tokens=_tokens(tokens), user=user_message(user))
 
     async def RefreshSession(
         self,
@@ -101,7 +105,12 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     ) -> wire.RefreshSessionResponse:
         """Exchange a refresh token for new tokens."""
         tokens = await sessions.refresh_session(
-            request.refresh_token, sessions=self._ports.sessions, signer=self._ports.signer, terms=self._ports.terms
+            request.refresh_token,
+            bound_to=request.bound_to or None,
+            sessions=self._ports.sessions,
+            audit=self._ports.audit,
+            signer=self._ports.signer,
+            terms=self._ports.terms,
         )
         return wire.RefreshSessionResponse(tokens=_tokens(tokens))
 
@@ -109,7 +118,9 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         self, request: wire.LogOutRequest, context: ServicerContext[wire.LogOutRequest, wire.LogOutResponse]
     ) -> wire.LogOutResponse:
         """End a session."""
-        await sessions.log_out(request.refresh_token, sessions=self._ports.sessions, terms=self._ports.terms)
+        await sessions.log_out(
+            request.refresh_token, sessions=self._ports.sessions, audit=self._ports.audit, terms=self._ports.terms
+        )
         return wire.LogOutResponse()
 
     async def ExchangeToken(
@@ -120,13 +131,14 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         """Answer a transaction token for an access token."""
         token = await transactions.exchange(
             request.access_token,
+            bound_to=request.bound_to or None,
             scopes=request.scopes,
             requesting_workload=str(current_caller()),
             sessions=self._ports.sessions,
             signer=self._ports.signer,
             terms=self._ports.terms,
         )
-        return wire.ExchangeTokenResponse(transaction_token=token.token, expires_at=_timestamp(token.expires_at))
+        return wire.ExchangeTokenResponse(transaction_token=token.token, expires_at=timestamp(token.expires_at))
 
     async def DelegateToken(
         self,
@@ -135,15 +147,15 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     ) -> wire.DelegateTokenResponse:
         """Answer a transaction token for the submitter of a job."""
         token = await transactions.delegate(
-            user_id=_uuid("user_id", request.user_id),
-            job_id=_uuid("job_id", request.job_id),
+            user_id=uuid_of("user_id", request.user_id),
+            job_id=uuid_of("job_id", request.job_id),
             scopes=request.scopes,
             requesting_workload=str(current_caller()),
             people=self._ports.people,
             signer=self._ports.signer,
             terms=self._ports.terms,
         )
-        return wire.DelegateTokenResponse(transaction_token=token.token, expires_at=_timestamp(token.expires_at))
+        return wire.DelegateTokenResponse(transaction_token=token.token, expires_at=timestamp(token.expires_at))
 
     async def GetJwks(
         self, request: wire.GetJwksRequest, context: ServicerContext[wire.GetJwksRequest, wire.GetJwksResponse]
@@ -162,41 +174,10 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
                 yield message
 
 
-def _uuid(field: str, text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise InvalidFields([(field, "must be a UUID")]) from None
-
-
-def _roles(numbers: Iterable[wire.Role.ValueType]) -> list[Role]:
-    try:
-        return [_ROLES[number] for number in numbers]
-    except KeyError:
-        raise InvalidFields([("roles", "must be viewer, editor or admin")]) from None
-
-
-def _user(user: User) -> wire.User:
-    return wire.User(
-        user_id=str(user.id),
-        email=user.email,
-        first_name=user.first_name,
-        last_name=user.last_name,
-        roles=sorted(_WIRE_ROLES[role] for role in user.roles),
-        created_at=_timestamp(user.created_at),
-    )
-
-
 def _tokens(tokens: Tokens) -> wire.Tokens:
     return wire.Tokens(
         access_token=tokens.access_token,
-        access_token_expires_at=_timestamp(tokens.access_token_expires_at),
+        access_token_expires_at=timestamp(tokens.access_token_expires_at),
         refresh_token=tokens.refresh_token,
-        session_expires_at=_timestamp(tokens.session_expires_at),
+        session_expires_at=timestamp(tokens.session_expires_at),
     )
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

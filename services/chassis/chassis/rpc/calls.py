@@ -8,6 +8,7 @@ import grpc
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 
+from chassis.caller import ADDRESS_KEY, AGENT_KEY, current_origin
 from chassis.deadlines import remaining, timeout_for
 from chassis.errors import STATUS_DETAILS_KEY, RemoteProblem, remote_problem
 from chassis.telemetry import tracing
@@ -66,6 +67,9 @@ class Method:
         person = person_or_none()
         if person is not None and all(key != METADATA_KEY for key, _ in metadata):
             metadata.append((METADATA_KEY, person.token))
+        origin = current_origin()
+        if origin is not None:
+            metadata += [(ADDRESS_KEY, origin.address), (AGENT_KEY, origin.agent)]
         return metadata
 
     def _problem(self, error: grpc.aio.AioRpcError) -> RemoteProblem:

@@ -17,7 +17,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from chassis import policy as policies
-from chassis.caller import current_caller, set_caller
+from chassis.caller import ADDRESS_KEY, AGENT_KEY, current_caller, set_caller, set_origin
 from chassis.deadlines import set_deadline
 from chassis.errors import STATUS_DETAILS_KEY, ErrorTable, InvalidRequest, PermissionDenied, Unavailable, status_of
 from chassis.identity.denials import DenyList
@@ -116,6 +116,8 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
         ):
             raise PermissionDenied("The calling workload may not call this method.", reason="CALLER_NOT_ALLOWED")
         set_caller(caller)
+        if ADDRESS_KEY in metadata or AGENT_KEY in metadata:
+            set_origin(str(metadata.get(ADDRESS_KEY, "")), str(metadata.get(AGENT_KEY, "")))
         left: Any = context.time_remaining()  # None, whatever the stubs say, when there is no deadline
         if left is None:
             if not streaming:

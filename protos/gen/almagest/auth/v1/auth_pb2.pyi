@@ -60,6 +60,7 @@ class User(_message.Message):
     LAST_NAME_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user id, a UUIDv7."""
     email: _builtins.str
@@ -68,6 +69,8 @@ class User(_message.Message):
     """First and middle names."""
     last_name: _builtins.str
     """Last name."""
+    disabled: _builtins.bool
+    """Whether the person may do nothing until they are enabled again."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """The roles, at least one."""
@@ -85,10 +88,11 @@ class User(_message.Message):
         last_name: _builtins.str = ...,
         roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "roles", b"roles", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "disabled", b"disabled", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "roles", b"roles", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,19 +226,23 @@ class LogInRequest(_message.Message):
 
     EMAIL_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
+    BOUND_TO_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """The e-mail address."""
     password: _builtins.str
     """The password."""
+    bound_to: _builtins.str
+    """The thumbprint (RFC 7638) of the key that the client has proven to hold (DPoP, RFC 9449); the session's tokens are bound to it. Empty: to none."""
     def __init__(
         self,
         *,
         email: _builtins.str = ...,
         password: _builtins.str = ...,
+        bound_to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "password", b"password"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound_to", b"bound_to", "email", b"email", "password", b"password"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -315,16 +323,20 @@ class RefreshSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
+    BOUND_TO_FIELD_NUMBER: _builtins.int
     refresh_token: _builtins.str
     """The refresh token."""
+    bound_to: _builtins.str
+    """The thumbprint of the key that the client has proven to hold; that of the session, if it is bound to one."""
     def __init__(
         self,
         *,
         refresh_token: _builtins.str = ...,
+        bound_to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["refresh_token", b"refresh_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound_to", b"bound_to", "refresh_token", b"refresh_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -401,8 +413,11 @@ class ExchangeTokenRequest(_message.Message):
 
     ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
+    BOUND_TO_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """The access token."""
+    bound_to: _builtins.str
+    """The thumbprint of the key that the client has proven to hold; that which the token is bound to, if it is bound to one."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The scopes wanted, which must be among the person's; empty: all of them."""
@@ -412,10 +427,11 @@ class ExchangeTokenRequest(_message.Message):
         *,
         access_token: _builtins.str = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
+        bound_to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "bound_to", b"bound_to", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
