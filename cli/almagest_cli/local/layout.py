@@ -56,7 +56,7 @@ class Service:
 
 
 SERVICES = (
-    Service("auth", databases="users", sharded=True, calls=(EVENT_STORE, "catalog-query", "worker")),
+    Service("auth", databases="users", sharded=True, calls=(EVENT_STORE, "catalog-query", "worker"), redis=True),
     Service(EVENT_STORE, databases="events", sharded=True, calls=("auth",), redis=True),
     Service("catalog-command", calls=("auth", "event-store")),
     Service("catalog-query", databases="catalog", sharded=True, calls=("auth", "event-store"), redis=True),

@@ -51,7 +51,7 @@ from auth.adapters.sealing import KeyEncryptionKey, KeyEncryptionKeyError
 from auth.adapters.sharding import Shards, sharded_sessions
 from auth.adapters.subject_keys import PostgresSubjectKeys
 from auth.application import access_keys, changes
-from auth.application.attempts import Attempts, LocalLedger
+from auth.application.attempts import Attempts, Ledger, LocalLedger
 from auth.application.forgetting import Forgetting
 from auth.application.keys import ensure_keys
 from auth.application.payload_keys import Kinds, ensure_payload_keys
@@ -226,6 +226,16 @@ async def _forgetting(
         )
 
 
+def _ledger(settings: Settings, stack: AsyncExitStack) -> Ledger:
+    """Where tries of passwords are counted."""
+    alone = LocalLedger()
+    if settings.redis_url is None:
+        return alone
+    redis = connect(settings.redis_url, identity_directory=settings.identity_directory, timeout=_REDIS_SECONDS)
+    stack.push_async_callback(redis.aclose)
+    return RedisLedger(redis, alone)
+
+
 @asynccontextmanager
 async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGenerator[Assembly]:
     """Put the service together."""
@@ -247,14 +257,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         chassis.verify_with(jwks)
         chassis.revocations.listen(parts.sessions.forget)
         await parts.revocations.read(chassis.revocations)
-        redis = None
-        if settings.redis_url is not None:
-            redis = connect(settings.redis_url, identity_directory=settings.identity_directory, timeout=_REDIS_SECONDS)
-            stack.push_async_callback(redis.aclose)
-        alone = LocalLedger()
-        attempts = Attempts(
-            alone if redis is None else RedisLedger(redis, alone), digest=parts.key_encryption_key.digest
-        )
+        attempts = Attempts(_ledger(settings, stack), digest=parts.key_encryption_key.digest)
         ports = Ports(
             people=parts.people,
             passwords=parts.passwords,

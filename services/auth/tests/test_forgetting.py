@@ -216,7 +216,7 @@ async def test_a_search_that_breaks_off_is_taken_up_again(fresh_databases, setti
             ),
             command_id=uuid7(),
             people=parts.people,
-            passwords=parts.passwords,
+            hashing=parts.passwords.hash,
             fingerprints=parts.key_encryption_key,
             clock=now,
         )
