@@ -3,15 +3,18 @@ library on the same Postgres.
 
 The event store is a process of its own, as in earnest, with its usual two shards, both in the Postgres that pgbench
 uses; this process stands for catalog-command, and for auth as far as its keys. An append is one event of about 480
-bytes with metadata to a new stream, acknowledged when it is on disk. pgbench inserts a row of that size into a table
-with one index, with prepared statements, as many at once. All is measured in rounds, one after the other, and the
-ratio given is the median over the rounds.
+bytes with metadata to a new stream, acknowledged when it is on disk. The messages are made before the clock starts, as
+pgbench's statement is. pgbench inserts a row of that size into a table with one index, with prepared statements, as
+many at once. Batches of 100 events stand beside the best of pgbench's inserts of 10, 100 and 1000 rows per statement; a
+lone append beside a bare `INSERT` of such a row over one connection of asyncpg. All is measured in rounds, one after
+the other, and the ratio given is the median over the rounds.
 
 On a machine that others use as well, 64 sessions of pgbench get a larger share of it than our three processes do; the
 CPU time that each append took in all processes together, Postgres and the client included, does not depend on that.
 """
 
 import asyncio
+import gc
 import json
 import os
 import statistics
@@ -20,152 +23,119 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import asyncpg
 import grpc
 import uvloop
-from almagest.auth.v1 import auth_pb2, auth_pb2_grpc
-from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
+from almagest.eventstore.v1 import event_store_pb2, event_store_pb2_grpc
 from almagest_cli.local.authority import LocalAuthority
 from almagest_cli.local.ports import free_port
 from almagest_cli.local.postgres import EmbeddedPostgres
 from chassis.coalescing import Coalescer
 from chassis.database.migrations import upgrade
-from chassis.errors import ErrorTable, RemoteProblem
+from chassis.errors import RemoteProblem
 from chassis.identity.files import FileIdentitySource
-from chassis.ids import uuid7
-from chassis.policy import Person, Rule, methods_of
-from chassis.process import Assembly, Chassis, running
 from chassis.rpc.channel import Channel
-from chassis.rpc.server import descriptors_of
-from chassis.settings import ServiceSettings
 from chassis.telemetry.logging import configure_logging
-from google.protobuf.empty_pb2 import Empty
 from harness.tokens import TransactionTokens
+from store import PAYLOAD, Measured, append_of, auth, check, cpu_seconds, event_store, rate
 
 ROUNDS = 3
 SECONDS = 2.0
 SHARDS = 2
 IN_FLIGHT = (1, 16, 64)
-PAYLOAD = os.urandom(300)
 BATCH = 100
+ROWS = (10, 100, 1000)
 PGBENCH = "pgbench, single-row inserts"
+PGBENCH_ROWS = f"pgbench, the best of {', '.join(map(str, ROWS))} rows per insert (rows/s)"
+INSERT = "a bare INSERT by asyncpg"
 CALLS = "one call per append"
 COALESCED = "coalesced, as catalog-command does"
 BATCHED = f"coalesced, {BATCH} events per append (events/s)"
 LIBRARY = "the eventsourcing library"
-_EMPTY = Empty()
-_AUTH = "almagest.auth.v1.AuthService"
+_MOST_A_SECOND = {1: 3_000, 16: 12_000, 64: 25_000}
+"""How many appends are made ready for each second, by how many are in flight. More are made when they run out."""
 
 
-class Keys(auth_pb2_grpc.AuthServiceServicer):
-    """The one method of auth that verifying people needs."""
+class Row(NamedTuple):
+    """One line of one round."""
 
-    def __init__(self, jwks: bytes) -> None:
-        self._jwks = jwks
-
-    async def GetJwks(self, request: auth_pb2.GetJwksRequest, context: Any) -> auth_pb2.GetJwksResponse:  # noqa: N802
-        """The keys."""
-        del request, context
-        return auth_pb2.GetJwksResponse(jwks=self._jwks)
+    per_second: float
+    ratio: float
+    cpu_us: float
+    median_ms: float
+    late_ms: float
 
 
-def append_of(token: str, events: int = 1) -> event_store_pb2.Append:
-    """An append to a new stream, with metadata as catalog-command gives them."""
-    command = str(uuid.uuid4())
-    return event_store_pb2.Append(
-        append_id=command,
-        stream=f"product-{uuid.uuid4()}",
-        no_stream=_EMPTY,
-        fingerprint=PAYLOAD[:32],
-        transaction_token=token,
-        events=[
-            event_pb2.NewEvent(
-                event_id=str(uuid7()),
-                type="almagest.catalog.events.v1.PriceSet",
-                payload=PAYLOAD,
-                metadata=event_pb2.EventMetadata(command_id=command),
-            )
-            for _ in range(events)
-        ],
-    )
-
-
-async def rate(in_flight: int, one: Callable[[], Awaitable[None]], seconds: float = SECONDS) -> tuple[float, float]:
-    """How many times a second `one` is done by so many at once, and the 99th percentile of its duration in
-    milliseconds.
-    """
-    durations: list[float] = []
-    end = time.perf_counter() + seconds
-
-    async def work() -> None:
-        while (began := time.perf_counter()) < end:
-            await one()
-            durations.append(time.perf_counter() - began)
-
-    began = time.perf_counter()
-    await asyncio.gather(*(work() for _ in range(in_flight)))
-    elapsed = time.perf_counter() - began
-    return len(durations) / elapsed, 1000 * statistics.quantiles(durations, n=100)[-1]
+Topic = tuple[str, Callable[[], Awaitable[Measured]]]
 
 
 class Bench:
     """The servers, and what is measured against them."""
 
-    def __init__(self, postgres: EmbeddedPostgres, stub: Any, tokens: TransactionTokens) -> None:
+    def __init__(self, postgres: EmbeddedPostgres, stub: Any, tokens: TransactionTokens, server: int) -> None:
         self._postgres = postgres
         self._stub = stub
         self._tokens = tokens
-        self._token = tokens()
+        self._server = server
 
-    def renew(self) -> None:
-        """Take a new transaction token: they live for a minute."""
-        self._token = self._tokens()
-
-    @property
-    def postgres_pid(self) -> int:
-        """The process that all sessions are children of."""
-        pid = self._postgres.daemon.pid
-        if pid is None:
-            raise SystemExit("Postgres is not running")
-        return pid
-
-    def topics(
-        self, in_flight: int, *, with_library: bool
-    ) -> Sequence[tuple[str, Callable[[], Awaitable[tuple[float, float]]]]]:
+    def topics(self, in_flight: int, *, with_library: bool) -> Sequence[Topic]:
         """What is measured with so many in flight, the reference first."""
 
-        async def reference() -> tuple[float, float]:
-            return await asyncio.to_thread(self.pgbench, in_flight), 0.0
+        async def reference() -> Measured:
+            return await self.process(lambda: self.pgbench(in_flight))
 
-        async def library() -> tuple[float, float]:
-            return await asyncio.to_thread(self.library, in_flight), 0.0
+        async def library() -> Measured:
+            return await self.process(lambda: self.library(in_flight))
 
-        topics: list[tuple[str, Callable[[], Awaitable[tuple[float, float]]]]] = [
+        topics: list[Topic] = [
             (PGBENCH, reference),
             (CALLS, lambda: self.calls(in_flight)),
             (COALESCED, lambda: self.coalesced(in_flight)),
         ]
+        if in_flight == 1:
+            topics.insert(1, (INSERT, self.insert))
         return [*topics, (LIBRARY, library)] if with_library else topics
 
-    def large(self, in_flight: int) -> Sequence[tuple[str, Callable[[], Awaitable[tuple[float, float]]]]]:
+    def large(self, in_flight: int) -> Sequence[Topic]:
         """The same for large appends, which are measured last: they leave work behind for autovacuum."""
 
-        async def reference() -> tuple[float, float]:
-            return await asyncio.to_thread(self.pgbench, in_flight), 0.0
+        async def reference() -> Measured:
+            return max([await self.process(lambda rows=rows: self.pgbench(in_flight, rows)) for rows in ROWS])
 
-        return [(PGBENCH, reference), (BATCHED, lambda: self.coalesced(in_flight, BATCH))]
+        return [(PGBENCH_ROWS, reference), (BATCHED, lambda: self.coalesced(in_flight, BATCH))]
 
-    def pgbench(self, in_flight: int) -> float:
-        """Inserts a second."""
+    async def process(self, run: Callable[[], float]) -> Measured:
+        """What a program of its own does."""
+        before = self._cpu()
+        per_second = await asyncio.to_thread(run)
+        return Measured(per_second, cpu_seconds=self._cpu() - before)
+
+    def _cpu(self) -> float:
+        pid = self._postgres.daemon.pid
+        if pid is None:
+            raise SystemExit("Postgres is not running")
+        return cpu_seconds(pid, self._server)
+
+    async def _rate(self, in_flight: int, one: Callable[[], Awaitable[None]]) -> Measured:
+        # What was made ready is no garbage, and looking through it again and again is not what is measured.
+        gc.collect()
+        gc.freeze()
+        before = self._cpu()
+        measured = await rate(in_flight, one, SECONDS)
+        measured = measured._replace(cpu_seconds=self._cpu() - before)
+        gc.unfreeze()
+        return measured
+
+    def pgbench(self, in_flight: int, rows: int = 1) -> float:
+        """Rows a second, so many per insert."""
+        row = "(md5(random()::text), 'almagest.catalog.events.v1.PriceSet', decode(repeat('ab', 400), 'hex'))"
         script = self._postgres.directory / "insert.sql"
-        script.write_text(
-            "INSERT INTO inserted (stream, type, payload) VALUES "
-            "(md5(random()::text), 'almagest.catalog.events.v1.PriceSet', decode(repeat('ab', 400), 'hex'));\n"
-        )
+        script.write_text(f"INSERT INTO inserted (stream, type, payload) VALUES {', '.join([row] * rows)};\n")
         done = subprocess.run(
             [
                 *(self._postgres._programs() / "pgbench", "-n", "-M", "prepared", "-f", script),  # noqa: SLF001 - nobody else runs it
@@ -181,21 +151,48 @@ class Bench:
             check=True,
             text=True,
         )
-        return next(float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("tps"))
+        for line in done.stdout.splitlines():
+            if line.startswith("tps"):
+                return rows * float(line.split()[2])
+        raise SystemExit(f"pgbench did not say how many:\n{done.stdout}{done.stderr}")
 
-    async def calls(self, in_flight: int) -> tuple[float, float]:
+    async def insert(self) -> Measured:
+        """Rows a second, one after the other, by a prepared statement on one connection."""
+        connection = await asyncpg.connect(self._postgres.superuser_dsn("reference"))
+        try:
+            statement = await connection.prepare("INSERT INTO inserted (stream, type, payload) VALUES ($1, $2, $3)")
+            payload = PAYLOAD + PAYLOAD[:100]
+
+            async def one() -> None:
+                await statement.fetch(str(uuid.uuid4()), "almagest.catalog.events.v1.PriceSet", payload)
+
+            return await self._rate(1, one)
+        finally:
+            await connection.close()
+
+    def ready(self, in_flight: int, events: int = 1) -> Callable[[], event_store_pb2.Append]:
+        """Appends, made now."""
+        count = int(SECONDS * _MOST_A_SECOND[in_flight])
+        made = [append_of("", events) for _ in range(count if events == 1 else count // 20)]
+        # They take a while to make, and a token lives for a minute.
+        token = self._tokens()
+        for append in made:
+            append.transaction_token = token
+        return lambda: made.pop() if made else append_of(token, events)
+
+    async def calls(self, in_flight: int) -> Measured:
         """Appends a second, each in a call of its own."""
+        ready = self.ready(in_flight)
 
         async def one() -> None:
-            answer = await self._stub.Append(
-                event_store_pb2.AppendRequest(appends=[append_of(self._token)]), timeout=30
-            )
+            answer = await self._stub.Append(event_store_pb2.AppendRequest(appends=[ready()]), timeout=30)
             check(answer.results[0])
 
-        return await rate(in_flight, one)
+        return await self._rate(in_flight, one)
 
-    async def coalesced(self, in_flight: int, events: int = 1) -> tuple[float, float]:
-        """Appends a second when those that wait share a call."""
+    async def coalesced(self, in_flight: int, events: int = 1) -> Measured:
+        """Events a second when the appends that wait share a call."""
+        ready = self.ready(in_flight, events)
 
         async def send(items: Sequence[event_store_pb2.Append]) -> Sequence[event_store_pb2.AppendResult]:
             answer = await self._stub.Append(event_store_pb2.AppendRequest(appends=items), timeout=30)
@@ -206,11 +203,16 @@ class Bench:
         )
 
         async def one() -> None:
-            check(await coalescer.submit(append_of(self._token, events), timeout=30))
+            check(await coalescer.submit(ready(), timeout=30))
 
-        measured = await rate(in_flight, one)
+        measured = await self._rate(in_flight, one)
         await coalescer.close()
-        return measured[0] * events, measured[1]
+        return measured._replace(per_second=measured.per_second * events)
+
+    async def one(self) -> None:
+        """One append."""
+        request = event_store_pb2.AppendRequest(appends=[append_of(self._tokens())])
+        check((await self._stub.Append(request, timeout=30)).results[0])
 
     def library(self, in_flight: int) -> float:
         """Events a second that the eventsourcing library writes, in a process of its own with so many threads."""
@@ -232,12 +234,6 @@ class Bench:
                 f"the eventsourcing library could not be measured (make .venv/bench installs it):\n{done.stderr}"
             )
         return float(done.stdout)
-
-
-def check(result: event_store_pb2.AppendResult) -> None:
-    """See that an append was written: a refusal is quicker, and would be measured as success."""
-    if result.WhichOneof("outcome") != "appended":
-        raise RemoteProblem(result.problem)
 
 
 def library(in_flight: int, host: str, password: str) -> None:
@@ -278,36 +274,6 @@ def library(in_flight: int, host: str, password: str) -> None:
     datastore.close()
 
 
-@asynccontextmanager
-async def auth(identity: Path, jwks: bytes) -> AsyncIterator[int]:
-    """Auth's keys, served to the event store only."""
-    settings = ServiceSettings(identity_directory=identity, drain_seconds=0)
-    servicers = [(_AUTH, auth_pb2_grpc.add_AuthServiceServicer_to_server, Keys(jwks))]
-    rows = {
-        method: Rule(frozenset({"event-store"}), Person.NONE) for method in methods_of(descriptors_of(servicers)[0])
-    }
-
-    @asynccontextmanager
-    async def bootstrap(_settings: ServiceSettings, _chassis: Chassis[ServiceSettings]) -> AsyncIterator[Assembly]:
-        yield Assembly(servicers=servicers, policy=rows, errors=ErrorTable({}))
-
-    async with running("auth", settings, bootstrap) as bound:
-        yield bound.grpc_port
-
-
-@asynccontextmanager
-async def event_store(environment: dict[str, str]) -> AsyncIterator[int]:
-    """The event store's process, by its id."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "event_store", env={**os.environ, **environment}
-    )
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        await process.wait()
-
-
 async def measure(state: Path) -> None:
     """Start what is needed, measure, print."""
     postgres = EmbeddedPostgres(state / "postgres")
@@ -333,7 +299,7 @@ async def measure(state: Path) -> None:
                     "ALMAGEST_LISTEN": f"127.0.0.1:{port}",
                     "ALMAGEST_AUTH_TARGET": f"127.0.0.1:{auth_port}",
                     "ALMAGEST_DATABASE_URLS": json.dumps([postgres.dsn(shard, "event_store") for shard in shards]),
-                    "ALMAGEST_LOG_LEVEL": "WARNING",
+                    "ALMAGEST_LOG_LEVEL": "ERROR",
                 }
             )
         )
@@ -341,9 +307,9 @@ async def measure(state: Path) -> None:
         channel = Channel(f"127.0.0.1:{port}", service="event-store", identity=source)
         stack.push_async_callback(channel.close)
         stub = event_store_pb2_grpc.EventStoreServiceStub(channel)
-        bench = Bench(postgres, stub, tokens)
+        bench = Bench(postgres, stub, tokens, server)
         await ready(bench)
-        await report(bench, server)
+        await report(bench)
 
 
 async def ready(bench: Bench) -> None:
@@ -351,7 +317,7 @@ async def ready(bench: Bench) -> None:
     end = time.monotonic() + 20
     while True:
         try:
-            await bench.calls(1)
+            await bench.one()
         except RemoteProblem as problem:
             if problem.code is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
                 raise
@@ -360,49 +326,54 @@ async def ready(bench: Bench) -> None:
             return
 
 
-def cpu_seconds(postgres: int, server: int) -> float:
-    """The CPU time so far of Postgres with its sessions, of the event store, of this process and of its ended
-    children.
-    """
-    own = os.times()
-    total = own.user + own.system + own.children_user + own.children_system
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        pid, parent, user, system, ended_user, ended_system = (
-            int(entry.name),
-            *(int(fields[n]) for n in (1, 11, 12, 13, 14)),
-        )
-        if pid == postgres:
-            total += (user + system + ended_user + ended_system) / os.sysconf("SC_CLK_TCK")
-        elif postgres == parent or pid == server:
-            total += (user + system) / os.sysconf("SC_CLK_TCK")
-    return total
-
-
-async def report(bench: Bench, server: int) -> None:
+async def report(bench: Bench) -> None:
     """Measure in rounds, then print the medians."""
-    seen: dict[tuple[int, str], list[tuple[float, float, float, float]]] = {}
+    seen: dict[tuple[int, str], list[Row]] = {}
     rounds = [(n, bench.topics(n, with_library=number == 0)) for number in range(ROUNDS) for n in IN_FLIGHT]
     rounds += [(n, bench.large(n)) for _ in range(ROUNDS) for n in IN_FLIGHT]
     for in_flight, topics in rounds:
         reference = 0.0
         for name, measure_one in topics:
-            bench.renew()
-            before = cpu_seconds(bench.postgres_pid, server)
-            per_second, late = await measure_one()
-            cpu = (cpu_seconds(bench.postgres_pid, server) - before) / (per_second * SECONDS)
-            reference = reference or per_second
-            seen.setdefault((in_flight, name), []).append((per_second, per_second / reference, cpu * 1e6, late))
-    print(f"{'appends':<46} {'in flight':>9} {'per second':>11} {'x pgbench':>10} {'CPU us each':>12} {'p99 ms':>7}")
-    for (in_flight, name), values in seen.items():
-        per_second, ratio, cpu, late = (statistics.median(column) for column in zip(*values, strict=True))
-        tail = f"{late:>7.1f}" if late else f"{'-':>7}"
-        print(f"{name:<46} {in_flight:>9} {per_second:>11,.0f} {ratio:>10.2f} {cpu:>12.0f} {tail}")
+            measured = await measure_one()
+            reference = reference or measured.per_second
+            cpu = measured.cpu_seconds / (measured.per_second * SECONDS)
+            row = Row(
+                measured.per_second, measured.per_second / reference, cpu * 1e6, measured.median_ms, measured.late_ms
+            )
+            seen.setdefault((in_flight, name), []).append(row)
+    medians = {key: Row(*map(statistics.median, zip(*rows, strict=True))) for key, rows in seen.items()}
+    print(
+        f"{'appends':<54} {'in flight':>9} {'per second':>11} {'x pgbench':>10} {'CPU us each':>12} {'median ms':>10}"
+        f" {'p99 ms':>7}"
+    )
+    for (in_flight, name), row in medians.items():
+        tail = f"{row.median_ms:>10.2f} {row.late_ms:>7.1f}" if row.late_ms else f"{'-':>10} {'-':>7}"
+        print(f"{name:<54} {in_flight:>9} {row.per_second:>11,.0f} {row.ratio:>10.2f} {row.cpu_us:>12.0f} {tail}")
+    print(f"{'what':<70} {'aim':>8} {'measured':>9}")
+    for what, aim, value in aims(medians):
+        print(f"{what:<70} {aim:>8} {value:>9.2f}")
+
+
+def aims(medians: Mapping[tuple[int, str], Row]) -> Sequence[tuple[str, str, float]]:
+    """What is aimed at, and what was measured: ratios of medians, but for the first, the median of ratios."""
+    most = max(IN_FLIGHT)
+    coalesced = medians[most, COALESCED]
+    rows = max(medians[n, PGBENCH_ROWS].per_second for n in IN_FLIGHT)
+    batched = max(medians[n, BATCHED].per_second for n in IN_FLIGHT)
+    return [
+        (f"appends at {most} in flight, of pgbench's single-row inserts", ">= 1.2", coalesced.ratio),
+        (
+            f"appends at {most} in flight, of the eventsourcing library",
+            ">= 25",
+            coalesced.per_second / medians[most, LIBRARY].per_second,
+        ),
+        (f"events in batches of {BATCH}, of pgbench's best rows per second", ">= 0.6", batched / rows),
+        (
+            "the median of a lone append, of that of a bare INSERT",
+            "<= 4",
+            medians[1, COALESCED].median_ms / medians[1, INSERT].median_ms,
+        ),
+    ]
 
 
 def main() -> None:

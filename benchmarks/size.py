@@ -24,7 +24,6 @@ from almagest.eventstore.v1 import event_store_pb2, event_store_pb2_grpc
 from almagest_cli.local.authority import LocalAuthority
 from almagest_cli.local.ports import free_port
 from almagest_cli.local.postgres import EmbeddedPostgres
-from append import append_of, auth, check, cpu_seconds, event_store, rate
 from chassis.coalescing import Coalescer
 from chassis.database.migrations import upgrade
 from chassis.errors import RemoteProblem
@@ -32,6 +31,7 @@ from chassis.identity.files import FileIdentitySource
 from chassis.rpc.channel import Channel
 from chassis.telemetry.logging import configure_logging
 from harness.tokens import TransactionTokens
+from store import append_of, auth, check, cpu_seconds, event_store, rate
 
 SMALL, LARGE = 10_000, 1_000_000
 EVENTS = 100
@@ -85,9 +85,9 @@ class Store:
         async def one() -> None:
             check(await coalescer.submit(append_of(token), timeout=30))
 
-        per_second, _ = await rate(64, one, SECONDS)
+        measured = await rate(64, one, SECONDS)
         await coalescer.close()
-        return per_second * SECONDS
+        return measured.per_second * SECONDS
 
     async def lone_append(self) -> float:
         """Seconds at the median."""
