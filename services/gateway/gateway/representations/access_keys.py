@@ -2,7 +2,7 @@
 
 import base64
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from almagest.auth.v1 import access_keys_pb2 as wire
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -73,7 +73,7 @@ class AccessKeys(Shape):
     items: tuple[AccessKey, ...]
 
 
-def _fields(key: wire.AccessKey) -> dict[str, object]:
+def _fields(key: wire.AccessKey) -> dict[str, Any]:
     return {
         "key_id": key.access_key_id,
         "user_id": key.user_id,
