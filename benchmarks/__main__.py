@@ -9,7 +9,10 @@ import sys
 import time
 
 # In the order in which a newcomer would ask.
-TOPICS = ("append", "size", "read", "projection", "visibility", "replay", "imports", "startup", "payloads", "signature")
+TOPICS = (
+    *("append", "size", "read", "projection", "visibility", "replay", "imports", "startup"),
+    *("payloads", "signature", "sealing"),
+)
 
 
 def main() -> None:
