@@ -1,4 +1,4 @@
-"""What docs/reliability.md says of tests is true: each test that it names is there."""
+"""What docs/reliability.md and docs/security.md say of tests is true: each test that they name is there."""
 
 import ast
 import re
@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMED = sorted(
-    set(re.findall(r"`([\w./-]+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
-)
+PAGES = {
+    page: set(re.findall(r"`([\w./-]+\.py)::(\w+)`", (ROOT / "docs" / page).read_text(encoding="utf-8")))
+    for page in ("reliability.md", "security.md")
+}
+NAMED = sorted(set[tuple[str, str]]().union(*PAGES.values()))
 
 
-def test_the_page_names_tests():
-    """It would hold of an empty page, too."""
-    assert len(NAMED) > 50
+def test_the_pages_name_tests():
+    """It would hold of empty pages, too."""
+    assert all(len(named) > 50 for named in PAGES.values())
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED, ids=[f"{Path(file).stem} {name}" for file, name in NAMED])
