@@ -61,6 +61,10 @@ CUTS := 100
 power: $(VENV)/dev ## Power cuts on a disk that forgets what was not synced; CUTS=100 SEED=number; needs root
 	$(BIN)/python -m power --cuts $(CUTS) $(addprefix --seed ,$(SEED))
 
+.PHONY: matrix
+matrix: $(VENV)/dev ## Every RPC and every operation, by everybody in every state (also part of `make test`)
+	$(BIN)/pytest tests/matrix
+
 REQUESTS := 100000
 .PHONY: signature-storm
 signature-storm: $(VENV)/dev ## Signed requests that somebody tampered with; REQUESTS=100000 SEED=number
