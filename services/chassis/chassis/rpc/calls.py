@@ -118,7 +118,20 @@ class UnaryMethod(Method):
         wait_for_ready: bool | None = None,
         **_ignored: Any,
     ) -> Any:
-        """The answer, within `timeout` seconds, the channel's default, or what the present call has left."""
+        """The answer, within `timeout` seconds, the channel's default, or what the present call has left.
+
+        A call that a busy service looks at only when the certificate of its connection has expired was refused before
+        anything was done for it: it is made again, on the connection that has taken the old one's place.
+        """
+        try:
+            return await self._once(request, timeout, metadata, wait_for_ready)
+        except RemoteProblem as problem:
+            if problem.reason != "CALLER_EXPIRED" or self._kind != "unary_unary":
+                raise
+        await self._channel.renewed()
+        return await self._once(request, timeout, metadata, wait_for_ready)
+
+    async def _once(self, request: Any, timeout: float | None, metadata: Any, wait_for_ready: bool | None) -> Any:  # noqa: FBT001 - as gRPC's stubs take them
         limit = timeout_for(self._channel.default_timeout if timeout is None else timeout)
         connection = self._channel.connection
         span, traceparent = self._begin_span()

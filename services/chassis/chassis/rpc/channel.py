@@ -22,7 +22,8 @@ from chassis.identity.spiffe import SpiffeId
 from chassis.rpc import METADATA_BYTES
 from chassis.rpc.calls import StreamMethod, UnaryMethod
 
-_READY_SECONDS = 5.0
+_READY_SECONDS = 30.0
+_RENEWED_SECONDS = 2.0
 _DRAIN_SECONDS = 30.0
 _AHEAD_BYTES = 512 * 1024
 
@@ -65,7 +66,7 @@ class Connection:
         expires, since the other side ends them then.
         """
         try:
-            if not await self._idle_within(min(_DRAIN_SECONDS, self._proven_seconds())):
+            if not await self._idle_within(min(_DRAIN_SECONDS, self.proven_seconds())):
                 _logger.info("streams on a retired connection are ended", streams=len(self._streams))
                 for stream in list(self._streams):
                     stream.cancel()
@@ -82,7 +83,7 @@ class Connection:
             return False
         return True
 
-    def _proven_seconds(self) -> float:
+    def proven_seconds(self) -> float:
         """How long the certificate is still good, less a margin."""
         identity = self.identity
         margin = min(5.0, (identity.not_after - identity.not_before).total_seconds() / 10)
@@ -172,7 +173,8 @@ class Channel(grpc.aio.Channel):
             while self._connection.identity is not (identity := self._source.current()):
                 fresh = self._open(identity)
                 try:
-                    async with asyncio.timeout(_READY_SECONDS):
+                    # The old one serves as long as it is good: a service that is busy takes its time to greet us.
+                    async with asyncio.timeout(min(_READY_SECONDS, self._connection.proven_seconds())):
                         await fresh.channel.channel_ready()
                 except TimeoutError:
                     # It is not there at the moment. The new identity is right all the same, and the old one about to
@@ -188,6 +190,12 @@ class Channel(grpc.aio.Channel):
                 self.spawn(self._retire(old))
         finally:
             self._swapping = None
+
+    async def renewed(self) -> None:
+        """Wait, not for long, until a connection that is being replaced has been."""
+        swapping = self._swapping
+        if swapping is not None:
+            await asyncio.wait({swapping}, timeout=_RENEWED_SECONDS)
 
     async def _retire(self, connection: Connection) -> None:
         self._retiring.add(connection)
