@@ -10,7 +10,7 @@ import time
 
 # In the order in which a newcomer would ask.
 TOPICS = (
-    *("append", "size", "read", "projection", "visibility", "replay", "imports", "startup"),
+    *("append", "size", "read", "projection", "visibility", "replay", "imports", "startup", "tls"),
     *("payloads", "signature", "sealing"),
 )
 
