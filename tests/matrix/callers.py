@@ -87,10 +87,14 @@ class Callers:
 
     def channel(self, workload: str, condition: str, server: str) -> grpc.aio.Channel:
         """A channel of a workload whose certificate is in that state."""
-        key = (workload, condition, server)
+        return self.at(self._local.ports.grpc[server], workload, condition, server)
+
+    def at(self, port: int, workload: str, condition: str, server: str) -> grpc.aio.Channel:
+        """The same, to another process of a server."""
+        key = (workload, condition, f"{server}:{port}")
         channel = self._channels.get(key)
         if channel is None:
-            target = f"127.0.0.1:{self._local.ports.grpc[server]}"
+            target = f"127.0.0.1:{port}"
             options = [
                 ("grpc.ssl_target_name_override", f"{server}.{self._authority.trust_domain}"),
                 ("grpc.use_local_subchannel_pool", 1),
