@@ -6,12 +6,18 @@ import io
 import json
 import logging
 import pickle
+import traceback
+from datetime import UTC, datetime
 
+import orjson
 import pytest
+import structlog
 from auth.adapters.tables import UserRow
 from auth.domain.concealed import Concealed, Password, PasswordHash
-from auth.domain.people import Role, registration
+from auth.domain.people import Role, User, registration
 from chassis.ids import uuid7
+from chassis.telemetry.logging import configure_logging
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 SECRET = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
 
@@ -85,3 +91,98 @@ def test_equal_secrets_are_equal_within_their_kind():
     assert PasswordHash(SECRET) != PasswordHash(SECRET + "x")
     assert PasswordHash(SECRET) != Password(SECRET)
     assert PasswordHash(SECRET) != SECRET
+
+
+@dataclasses.dataclass
+class Holder:
+    """Something that somebody logs or stores whole."""
+
+    row: UserRow
+    password_hash: PasswordHash
+
+
+class Answer(BaseModel):
+    """A model that somebody puts a row's value into, with a private attribute for the hash."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    email: str
+    _password_hash: PasswordHash = PrivateAttr()
+
+    def __init__(self, email: str, password_hash: PasswordHash) -> None:
+        super().__init__(email=email)
+        self._password_hash = password_hash
+
+
+def test_no_serialiser_takes_the_hash_out():
+    """asdict, vars, orjson, pydantic, copy and pickle end in a fixed text or in an error."""
+    holder = Holder(row(), PasswordHash(SECRET))
+    with pytest.raises(TypeError, match="never serialised"):
+        dataclasses.asdict(holder)
+    with pytest.raises(TypeError, match="never serialised"):
+        copy.deepcopy(vars(holder))
+    with pytest.raises(TypeError, match="never serialised"):
+        copy.copy(holder.row)
+    with pytest.raises(TypeError):
+        orjson.dumps(holder)
+    with pytest.raises(TypeError):
+        orjson.dumps(vars(holder.row), default=None)
+    answer = Answer("ada@example.org", holder.password_hash)
+    shown = [
+        repr(holder), f"{holder}", str(vars(holder)), repr(vars(holder.row)),
+        orjson.dumps(holder, default=str).decode(), orjson.dumps({"x": holder.password_hash}, default=repr).decode(),
+        repr(answer), str(answer), f"{answer}", answer.model_dump_json(), str(answer.model_dump()), str(dict(answer)),
+        orjson.dumps(answer.model_dump()).decode(), json.dumps(answer.model_json_schema()),
+        traceback_with_locals(holder.password_hash),
+    ]  # fmt: skip
+    assert not [text for text in shown if "argon2" in text]
+    with pytest.raises(TypeError, match="never serialised"):
+        pickle.dumps(answer)
+    with pytest.raises(TypeError, match="never serialised"):
+        answer.model_copy(deep=True)
+
+
+def traceback_with_locals(password_hash: PasswordHash) -> str:
+    """A traceback as debuggers and error trackers write it: with the values of all variables."""
+    user, hashes = row(), [password_hash]
+    try:
+        raise LookupError(user, hashes)  # noqa: TRY301 - what is raised is what is tested
+    except LookupError as error:
+        return "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+
+
+def test_structlog_shows_neither_hash_nor_person(capfd):
+    """Rows, values and users as they are in the domain, bound or logged, by the configuration of every service."""
+    configure_logging("auth", "INFO")
+    user = User(uuid7(), "ada@example.org", "Augusta", "Byron", frozenset({Role.VIEWER}), datetime.now(UTC))
+    log = structlog.stdlib.get_logger("ours").bind(who=user)
+    holder = Holder(row(), PasswordHash(SECRET))
+    log.warning("seen", row=holder.row, holder=holder, hashes=[holder.password_hash], users={"a": [user]})
+    log.warning("seen", variables=vars(holder.row))
+    try:
+        raise LookupError(user.email)  # noqa: TRY301 - what is raised is what is tested
+    except LookupError:
+        log.exception("failed")
+    written = capfd.readouterr().err
+    assert len(written.splitlines()) == 3
+    for secret in ("argon2", "ada@example.org", "Augusta", "Byron"):
+        assert secret not in written
+
+
+async def test_sqlalchemy_echoes_neither_hash_nor_person(parts, capfd):
+    """Not even when it is told to echo everything: parameters are hidden, and rows show what their types show."""
+    for engine in parts.engines:
+        engine.sync_engine.echo = "debug"
+    email = f"{uuid7().hex}@example.org"
+    person = registration(
+        email=email, password="open sesame, please", first_name="Augusta", last_name="Byron", roles=[Role.VIEWER]
+    )
+    await parts.people.add(person, PasswordHash(SECRET), command_id=uuid7(), now=datetime.now(UTC))
+    assert (await parts.people.credentials(email)).password_hash == PasswordHash(SECRET)
+    for engine in parts.engines:
+        engine.sync_engine.echo = False
+    written = capfd.readouterr()
+    written = written.out + written.err
+    assert "INSERT INTO users" in written
+    assert "PasswordHash(concealed)" in written
+    for secret in ("argon2", email, "Augusta", "Byron", "sesame"):
+        assert secret not in written

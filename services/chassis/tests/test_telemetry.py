@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,56 @@ def test_secrets_are_redacted_at_any_depth() -> None:
         "headers": [{"Authorization": REDACTED, "accept": "json"}],
         "database_dsn": REDACTED,
     }
+
+
+@dataclass(frozen=True)
+class _Person:
+    email: str
+    first_name: str
+    number: int
+
+
+def test_persons_are_redacted_in_texts_and_objects() -> None:
+    """Addresses in the midst of exceptions and URLs, names by their keys, dataclasses that JSON would write out."""
+    assert redacted("no such user ada.lovelace+x@mail.example.org, try again") == f"no such user {REDACTED}, try again"
+    assert redacted({"path": "/v1/users?email=ada%40example.org&x=1"}) == {"path": f"/v1/users?email={REDACTED}&x=1"}
+    assert redacted([{"person": _Person("a@example.org", "Ada", 7)}]) == [
+        {"person": {"email": REDACTED, "first_name": REDACTED, "number": 7}}
+    ]
+    assert redacted("a @ b, and 12 @ 3 euros each") == "a @ b, and 12 @ 3 euros each"
+    assert redacted({"full_name": "Ada Lovelace", "name": "Lamp"}) == {"full_name": REDACTED, "name": "Lamp"}
+
+
+_PERSONS = """
+import logging, structlog
+from dataclasses import dataclass
+from almagest.auth.v1 import auth_pb2
+from chassis.telemetry.logging import configure_logging
+configure_logging("auth", "INFO")
+log = structlog.stdlib.get_logger("ours")
+@dataclass
+class User:
+    email: str
+    first_name: str
+user = User("ada@example.org", "Augusta")
+log.info("made", user=user, users=[user], by_id={1: user})
+log.info("message", user=auth_pb2.User(email="ada@example.org", first_name="Augusta"))
+log.info("a letter to ada@example.org", odd=Exception("ada@example.org"))
+logging.getLogger("theirs").warning("user %s", "ada@example.org")
+try:
+    raise LookupError("ada@example.org")
+except LookupError:
+    log.exception("failed")
+"""
+
+
+def test_no_line_shows_a_person() -> None:
+    """Whatever of them is logged, by us or by a library, with a traceback or without."""
+    done = subprocess.run([sys.executable, "-c", _PERSONS], capture_output=True, check=True)
+    assert len(done.stderr.splitlines()) == 5
+    assert b"ada@" not in done.stderr
+    assert b"Augusta" not in done.stderr
+    assert b"LookupError" in done.stderr
 
 
 _LOGGING = """

@@ -1,6 +1,8 @@
 """JSON lines on stderr, with the ids of the trace and without secrets."""
 
+import dataclasses
 import logging
+import re
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, cast
@@ -18,6 +20,10 @@ _SECRET_PARTS = (
     "authorization",
     "secret",
     "email",
+    "e_mail",
+    "first_name",
+    "last_name",
+    "full_name",
     "cookie",
     "credential",
     "private_key",
@@ -26,6 +32,8 @@ _SECRET_PARTS = (
     "dsn",
 )
 _MAXIMUM_DEPTH = 8
+# Addresses in the midst of a text: of an exception, of a URL. Quadratic in nothing: what precedes the @ is bounded.
+_ADDRESS = re.compile(r"[\w.!#$%'*+^`{|}~-]{1,64}(?:@|%40)[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 # What libraries say at INFO is theirs to know; at WARNING it is ours. SQLAlchemy's pool speaks under the name of its
 # class, which is ours.
@@ -45,7 +53,14 @@ def _is_secret(key: object) -> bool:
 
 
 def redacted(value: Any, depth: int = 0) -> Any:
-    """A copy of a value without the values of keys that name secrets, at any depth."""
+    """A copy of a value without the values of keys that name secrets or persons, at any depth, and without e-mail
+    addresses in texts.
+    """
+    if isinstance(value, str):
+        return _ADDRESS.sub(REDACTED, value) if "@" in value or "%40" in value else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # Else they would be written out field by field, past all of this.
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         if depth >= _MAXIMUM_DEPTH:
             return REDACTED
@@ -62,7 +77,7 @@ def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Muta
     for key, value in event.items():
         if _is_secret(key):
             event[key] = REDACTED
-        elif isinstance(value, Mapping | list | tuple | set | frozenset):
+        else:
             event[key] = redacted(value)
     return event
 
@@ -76,7 +91,13 @@ def _add_trace(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> M
 
 
 def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    return orjson.dumps(event, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _shown(value: object) -> str:
+    """What stands for an object in a line: of a message its name only, since its text is all of its fields."""
+    message = getattr(type(value), "DESCRIPTOR", None)
+    return f"<{message.full_name}>" if message is not None else redacted(str(value))
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
