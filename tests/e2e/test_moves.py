@@ -86,8 +86,14 @@ def test_an_import_goes_on_while_buckets_move_and_come_back(moving: tuple[Runnin
     assert running["state"] == "running", "the import was over before anything moved: it needs more rows"
     there = log("move", "--buckets", "0-255", "--to", "1")
     back = log("move", "--buckets", "0-127", "--to", "0")
-    assert [(move[-1]["phase"], move[-1]["epoch"]) for move in (there, back)] == [("done", 2), ("done", 3)]
+    assert [(move[-1]["phase"], move[-1]["epoch"]) for move in (there, back)] == [("done", 9), ("done", 13)]
     assert all(0 < move[-1]["pause_seconds"] < 5 for move in (there, back))
+    assert [piece["buckets"] for piece in back[-1]["slices"]] == [[n, n + 31] for n in range(0, 128, 32)]
+    assert all(
+        0 < piece["pause_seconds"] <= move[-1]["pause_seconds"]
+        for move in (there, back)
+        for piece in move[-1]["slices"]
+    )
 
     ended = door.await_end(job["job_id"])
 
@@ -96,7 +102,7 @@ def test_an_import_goes_on_while_buckets_move_and_come_back(moving: tuple[Runnin
     assert_all_there(door, "import", ended["consistency_tokens"])
     assert buckets_of(log, 0) == [[0, 127], [256, 511]]
     assert [answer["fault"] for answer in log("verify")] == [None, None]
-    assert [move["epoch"] for move in log("moves")] == [3, 2]
+    assert [move["epoch"] for move in log("moves")] == [13, 9]
 
 
 def test_a_write_after_a_move_is_read_at_once_and_a_token_of_before_still_holds(

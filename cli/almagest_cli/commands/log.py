@@ -27,8 +27,11 @@ _PHASES = {
     administration_pb2.MOVE_PHASE_FENCED: "fenced",
     administration_pb2.MOVE_PHASE_DONE: "done",
     administration_pb2.MOVE_PHASE_FAILED: "failed",
+    administration_pb2.MOVE_PHASE_CANCELLED: "cancelled",
 }
+_GIVEN_UP = {administration_pb2.MOVE_PHASE_FAILED, administration_pb2.MOVE_PHASE_CANCELLED}
 _PAGE = 200
+_CANCEL_SECONDS = 60
 
 app = typer.Typer(
     help="Look after the event log: prove that it is whole, move buckets between its shards, archive what is old.",
@@ -97,8 +100,8 @@ def move(
 ) -> None:
     """Move buckets to another shard while the log is used.
 
-    Writes to them wait for a moment at its end, and nothing else does. When this command breaks off, the move goes on;
-    the same command again follows it.
+    The buckets are switched in slices of a few; writes to those of a slice wait for a moment, and nothing else does.
+    When this command breaks off, the move goes on; the same command again follows it.
     """
     wanted = _buckets(buckets)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -116,15 +119,32 @@ def move(
             bars.update(tasks[last.move_id], completed=last.copied_events, total=last.total_events or None)
             if as_json:
                 output.print_json(_plain(last))
-            elif last.phase in {administration_pb2.MOVE_PHASE_DONE, administration_pb2.MOVE_PHASE_FAILED}:
+            elif last.phase == administration_pb2.MOVE_PHASE_DONE or last.phase in _GIVEN_UP:
                 out.print(_said(last))
     if last is None:
         if not as_json:
             out.print(f"{_range(wanted)}: all of them are in shard {to} already")
-    elif last.phase == administration_pb2.MOVE_PHASE_FAILED:
-        raise CommandError(
-            f"The buckets were not moved: {last.error}", hint="They are where they were, and the log is as it was."
-        )
+    elif last.phase in _GIVEN_UP:
+        raise CommandError(f"Not all buckets were moved: {last.error}", hint=_where(last))
+
+
+@app.command("cancel-move")
+def cancel_move(
+    move_id: Annotated[str, typer.Argument(help="The id of the move; without it, the one under way.")] = "",
+    *,
+    as_json: Json = False,
+) -> None:
+    """End a move of buckets where it is, and wait until it has ended.
+
+    What was not switched yet stays where it is. What was copied of it is used by the next move.
+    """
+    with operating.channel(EVENT_STORE) as channel:
+        stub = administration_pb2_grpc.EventStoreAdministrationServiceStub(channel)
+        ended = stub.CancelMove(administration_pb2.CancelMoveRequest(move_id=move_id), timeout=_CANCEL_SECONDS).move
+    if as_json:
+        output.print_json(_plain(ended))
+    else:
+        out.print(_said(ended))
 
 
 @app.command()
@@ -239,10 +259,18 @@ def _pause(one: administration_pb2.Move) -> str:
     return f"{one.pause.ToNanoseconds() / 1e6:.1f} ms" if one.HasField("pause") else ""
 
 
+def _where(one: administration_pb2.Move) -> str:
+    """Where the buckets of a move are that was given up."""
+    if not one.slices:
+        return f"They are in shard {one.from_shard}, as before."
+    switched = ", ".join(_range(piece.buckets) for piece in one.slices)
+    return f"{switched}: in shard {one.to_shard}; the others in shard {one.from_shard}, as before."
+
+
 def _said(one: administration_pb2.Move) -> str:
-    if one.phase == administration_pb2.MOVE_PHASE_FAILED:
-        return f"{_range(one.buckets)}: stays in shard {one.from_shard}"
-    pause = f", paused for {_pause(one)}" if _pause(one) else ""
+    if one.phase in _GIVEN_UP:
+        return f"{_range(one.buckets)}: {_PHASES[one.phase]}. {_where(one)}"
+    pause = f", each bucket paused for {_pause(one)} at most" if _pause(one) else ""
     return (
         f"{_range(one.buckets)}: from shard {one.from_shard} to {one.to_shard}, {one.copied_events} events{pause};"
         f" version {one.epoch} of the map"
@@ -259,6 +287,15 @@ def _plain(one: administration_pb2.Move) -> dict[str, Any]:
         "copied_events": one.copied_events,
         "total_events": one.total_events,
         "pause_seconds": one.pause.ToNanoseconds() / 1e9 if one.HasField("pause") else None,
+        "slices": [
+            {
+                "buckets": [piece.buckets.first, piece.buckets.last],
+                "pause_seconds": piece.pause.ToNanoseconds() / 1e9 if piece.HasField("pause") else None,
+                "epoch": piece.epoch,
+                "switched_at": piece.switched_at.ToJsonString(),
+            }
+            for piece in one.slices
+        ],
         "epoch": one.epoch or None,
         "began_at": one.began_at.ToJsonString(),
         "ended_at": one.ended_at.ToJsonString() if one.HasField("ended_at") else None,

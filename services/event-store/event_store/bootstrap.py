@@ -23,7 +23,8 @@ from event_store.adapters.telemetry import Telemetry
 from event_store.application.append_loop import AppendLoop, Bounds
 from event_store.application.heads import Heads
 from event_store.application.membership import ShardsUnusable, join
-from event_store.application.moves import Move, Mover
+from event_store.application.mover import Mover
+from event_store.application.moves import Move
 from event_store.application.pages import PageBounds
 from event_store.application.reads import Reader
 from event_store.application.shard_map import Rereading, Rerouting, Routing

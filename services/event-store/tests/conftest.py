@@ -145,7 +145,7 @@ async def databases(shards: Databases) -> Databases:
         connection = await asyncpg.connect(dsn)
         await connection.execute(
             "TRUNCATE events, streams, appends, stream_metadata, snapshots, archives, archived_streams, shard_identity,"
-            " cluster, moves, departures, arrivals;"
+            " cluster, moves, move_slices, departures, arrivals;"
             " UPDATE head SET position = 0, recorded_at = '-infinity', hash = decode(repeat('00', 32), 'hex'), epoch = 1,"
             " held = ~(0::bit(1024))"
         )

@@ -12,7 +12,13 @@ from chassis.errors import RemoteProblem
 Stub = administration_pb2_grpc.EventStoreAdministrationServiceStub
 
 _PAUSE_SECONDS: Final = 10.0
-_ENDED: Final = frozenset({administration_pb2.MOVE_PHASE_DONE, administration_pb2.MOVE_PHASE_FAILED})
+_ENDED: Final = frozenset(
+    {
+        administration_pb2.MOVE_PHASE_DONE,
+        administration_pb2.MOVE_PHASE_FAILED,
+        administration_pb2.MOVE_PHASE_CANCELLED,
+    }
+)
 
 
 class Moves:

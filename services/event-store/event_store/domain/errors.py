@@ -176,6 +176,20 @@ class ReadTooLarge(LogError):
         )
 
 
+class UnknownMove(LogError):
+    """There is no such move."""
+
+    def __init__(self, move_id: str) -> None:
+        super().__init__(f"There is no move {move_id}." if move_id else "No move of buckets is under way.")
+
+
+class MoveOver(LogError):
+    """A move has ended, so it cannot be cancelled."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__(f"This move is over: it is {phase}. Move its buckets back if that is what you want.")
+
+
 class MoveUnderWay(LogError):
     """Another move of buckets is not over, and one is made at a time."""
 

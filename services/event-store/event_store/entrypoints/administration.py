@@ -8,7 +8,7 @@ from almagest.eventstore.v1 import administration_pb2
 
 from event_store.application.archives import Archives
 from event_store.application.derived import Tables
-from event_store.application.moves import Mover
+from event_store.application.mover import Mover
 from event_store.application.verify import Progress, StoredLog, verify
 from event_store.entrypoints import wire
 from event_store.entrypoints.archiving import ArchivedShard, ArchivingServicer

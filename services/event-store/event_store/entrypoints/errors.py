@@ -12,6 +12,7 @@ from event_store.domain.errors import (
     BucketMoved,
     CheckpointAhead,
     DifferentShards,
+    MoveOver,
     MoveUnderWay,
     OutcomeUnknown,
     QueueFull,
@@ -22,6 +23,7 @@ from event_store.domain.errors import (
     StaleShardMap,
     StreamTombstoned,
     TooLate,
+    UnknownMove,
     UnknownShard,
 )
 
@@ -88,6 +90,8 @@ ERRORS = ErrorTable(
         BucketMoved: ErrorRow(grpc.StatusCode.UNAVAILABLE, "BUCKET_MOVED", metadata=_moved),
         StaleShardMap: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "STALE_SHARD_MAP", metadata=_stale),
         MoveUnderWay: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "MOVE_UNDER_WAY"),
+        MoveOver: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "MOVE_OVER"),
+        UnknownMove: ErrorRow(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MOVE"),
         StreamTombstoned: ErrorRow(grpc.StatusCode.FAILED_PRECONDITION, "STREAM_TOMBSTONED", metadata=_tombstoned),
         ShardUnavailable: ErrorRow(grpc.StatusCode.UNAVAILABLE, "SHARD_UNAVAILABLE", metadata=_shard),
         NotWritten: ErrorRow(

@@ -9,7 +9,9 @@ from almagest.eventstore.v1 import administration_pb2, administration_pb2_grpc, 
 from chassis.buckets import BUCKETS
 from chassis.errors import InvalidRequest
 
-from event_store.application.moves import Listed, Mover, Phase
+from event_store.application.mover import Mover
+from event_store.application.moves import Listed, Phase
+from event_store.domain.stream import canonical_uuid
 
 _PAGE: Final = (50, 200)
 """How many moves a page holds, usually and at most."""
@@ -19,6 +21,7 @@ _PHASES: Final = {
     Phase.FENCED: administration_pb2.MOVE_PHASE_FENCED,
     Phase.DONE: administration_pb2.MOVE_PHASE_DONE,
     Phase.FAILED: administration_pb2.MOVE_PHASE_FAILED,
+    Phase.CANCELLED: administration_pb2.MOVE_PHASE_CANCELLED,
 }
 
 if TYPE_CHECKING:
@@ -44,6 +47,16 @@ class MovingServicer(administration_pb2_grpc.EventStoreAdministrationServiceServ
         async with aclosing(self._mover.move(first, last, request.to_shard)) as moves:
             async for listed in moves:
                 yield administration_pb2.MoveBucketsResponse(move=_move(listed))
+
+    async def CancelMove(  # noqa: N802 - gRPC's name
+        self, request: administration_pb2.CancelMoveRequest, context: Context
+    ) -> administration_pb2.CancelMoveResponse:
+        """End a move where it is."""
+        del context
+        move_id = canonical_uuid(request.move_id) if request.move_id else ""
+        if move_id is None:
+            raise InvalidRequest([("move_id", "is not a UUID")])
+        return administration_pb2.CancelMoveResponse(move=_move(await self._mover.cancel(move_id)))
 
     async def ListMoves(  # noqa: N802 - gRPC's name
         self, request: administration_pb2.ListMovesRequest, context: Context
@@ -85,4 +98,9 @@ def _move(listed: Listed) -> administration_pb2.Move:
         message.ended_at.FromDatetime(listed.ended_at)
     if listed.pause is not None:
         message.pause.FromTimedelta(listed.pause)
+    for one in listed.slices:
+        piece = message.slices.add(buckets=event_pb2.BucketRange(first=one.first, last=one.last), epoch=one.epoch)
+        piece.switched_at.FromDatetime(one.switched_at)
+        if one.pause is not None:
+            piece.pause.FromTimedelta(one.pause)
     return message

@@ -196,6 +196,14 @@ class PostgresShard(MovingDatabase):
             row = await connection.fetchrow("SELECT * FROM public.begin_arrival($1::uuid)", move.move_id)
         return Arrival(row["copied_to"], row["taken"], row["closed"])
 
+    async def slice_arrival(self, piece: Move, move: Move) -> Arrival:
+        """How far a slice of a move to here is."""
+        async with self._telling() as connection:
+            row = await connection.fetchrow(
+                "SELECT * FROM public.begin_slice($1::uuid, $2::uuid)", piece.move_id, move.move_id
+            )
+        return Arrival(row["copied_to"], row["taken"], row["closed"])
+
     async def copy(self, move: Move, copied: Copied) -> int | None:
         """Write a piece; answers the head it left, None when the move has ended here."""
         async with self._telling() as connection:
