@@ -6,10 +6,11 @@ from starlette.responses import Response
 from gateway import types
 from gateway.entrypoints.dependencies import Asker, Backends, IdempotencyKey, json_response, uuid_of
 from gateway.entrypoints.documentation import ASKED, WRITE, problems, success
+from gateway.entrypoints.signed import SignedRoute
 from gateway.entrypoints.writes import a_write
 from gateway.representations.erasures import Erasure
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], route_class=SignedRoute)
 UserId = Annotated[types.Uuid, Path()]
 
 

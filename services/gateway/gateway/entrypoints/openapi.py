@@ -19,8 +19,8 @@ TITLE = "Almagest"
 VERSION = "1.0.0"
 _DESCRIPTION = """A product catalog in which every change is an event that can be explained.
 
-Log in at `/v1/sessions`, send the access token as `Authorization: Bearer`. Every write answers a `consistency_token`:
-a read that
+Log in at `/v1/sessions`, send the access token as `Authorization: Bearer`; or issue an access key at `/v1/keys`, and
+sign each request with it (RFC 9421, tag `almagest`). Every write answers a `consistency_token`: a read that
 carries it in `Almagest-Consistency` waits until it sees that write. Every answer names its trace in `Trace-Id`.
 Errors are
 `application/problem+json` (RFC 9457), with a stable `reason`. HEAD answers what GET does, without the body.
