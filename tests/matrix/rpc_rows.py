@@ -70,6 +70,15 @@ ROWS: Final[Mapping[str, Row]] = {
     ),
     **_rows("auth", "auth.v1.AccessKeyService", "gateway", "GetVerificationKey ExchangeAccessKey"),
     **_rows("auth", "auth.v1.PayloadKeyService", "gateway", "ListPayloadKeys"),
+    **_rows("auth", "auth.v1.PeopleService", "gateway", "BatchCreateUsers", scopes="users:write"),
+    **_rows("auth", "auth.v1.PeopleService", "gateway", "ListUsers", scopes="users:read"),
+    **_rows(
+        "auth", "auth.v1.PeopleService", "gateway", "UpdateUser ChangePassword ListSessions EndSession", person=True
+    ),
+    **_rows("auth", "auth.v1.AuditService", "gateway", "ListAuditEvents", scopes="audit:read"),
+    **_rows(
+        "auth", "auth.v1.AuditService", "gateway catalog-command catalog-query event-store worker", "ReportDenials"
+    ),
     # People are forgotten on behalf of somebody; keys are rotated by those who run the system.
     **_rows("auth", "auth.v1.PrivacyService", "gateway", "ForgetPerson GetErasure", person=True),
     **_rows("auth", "auth.v1.PrivacyService", "operator", "RotateDataKeys"),

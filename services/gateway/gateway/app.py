@@ -21,14 +21,16 @@ from gateway.application.ports import Ports
 from gateway.application.quotas import Quota, Quotas
 from gateway.application.signatures import Signatures
 from gateway.entrypoints import (
+    audit,
     changes,
+    erasures,
     imports,
     jobs,
-    erasures,
     keys,
     openapi,
     operations,
     payloads,
+    people,
     products,
     projections,
     sessions,
@@ -48,6 +50,9 @@ _LENGTH = len(_PRODUCTS)
 _ROUTERS = (
     sessions.router,
     users.router,
+    people.router,
+    people.sessions,
+    audit.router,
     keys.router,
     erasures.router,
     *products.ROUTERS,

@@ -10,7 +10,16 @@ from chassis.redis import connect
 from chassis.rpc.channel import Channel
 from redis.asyncio import Redis
 
-from gateway.adapters import access_keys, auth, catalog_command, catalog_query, erasures, operators, payload_keys, worker
+from gateway.adapters import (
+    access_keys,
+    auth,
+    catalog_command,
+    catalog_query,
+    erasures,
+    operators,
+    payload_keys,
+    worker,
+)
 from gateway.adapters.access_keys import GrpcAccessKeys
 from gateway.adapters.changes import GrpcChanges
 from gateway.adapters.erasures import GrpcErasures

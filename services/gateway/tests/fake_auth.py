@@ -5,7 +5,8 @@ import time
 import uuid
 
 import grpc
-from almagest.auth.v1 import auth_pb2
+from almagest.auth.v1 import audit_pb2, auth_pb2, people_pb2
+from chassis.errors import RemoteProblem
 from gateway.application.ports import Auth, Person
 
 from .fake_answers import jwt, problem
@@ -24,6 +25,8 @@ class FakeAuth(Auth):
         self.exchanges = 0
         self.lifetime = 60.0
         self.generation = 1
+        self.updates: list[people_pb2.UpdateUserRequest] = []
+        self.audits: list[audit_pb2.ListAuditEventsRequest] = []
         self.exchange_gate: asyncio.Event | None = None
         self.add("ada@example.com", "Ada", "Lovelace", auth_pb2.ROLE_ADMIN)
 
@@ -84,3 +87,61 @@ class FakeAuth(Auth):
             if request.user_id == user.user_id or request.email == user.email:
                 return user
         raise problem(grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND")
+
+    async def create_users(
+        self, request: people_pb2.BatchCreateUsersRequest, person: Person
+    ) -> people_pb2.BatchCreateUsersResponse:
+        answer = people_pb2.BatchCreateUsersResponse()
+        for user in request.users:
+            try:
+                answer.results.add().user.CopyFrom(await self.create_user(user, person))
+            except RemoteProblem as refused:
+                answer.results[-1].problem.CopyFrom(refused.problem)
+        return answer
+
+    async def list_users(self, request: people_pb2.ListUsersRequest, person: Person) -> people_pb2.ListUsersResponse:
+        del person
+        ids = [user_id for user_id in sorted(self.users) if user_id > request.page_token]
+        page = ids[: request.page_size]
+        return people_pb2.ListUsersResponse(
+            users=[self.users[user_id] for user_id in page], next_page_token=page[-1] if len(ids) > len(page) else ""
+        )
+
+    async def update_user(self, request: people_pb2.UpdateUserRequest, person: Person) -> auth_pb2.User:
+        del person
+        self.updates.append(request)
+        user = self.users.get(request.user_id)
+        if user is None:
+            raise problem(grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND")
+        if request.HasField("disabled"):
+            user.disabled = request.disabled
+        if request.roles:
+            user.roles[:] = request.roles
+        return user
+
+    async def change_password(self, request: people_pb2.ChangePasswordRequest, person: Person) -> None:
+        del person
+        if request.present != PASSWORD:
+            raise problem(grpc.StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS")
+
+    async def list_sessions(self, user_id: str, person: Person) -> people_pb2.ListSessionsResponse:
+        session = people_pb2.Session(session_id=user_id or person.subject, current=not user_id)
+        return people_pb2.ListSessionsResponse(sessions=[session])
+
+    async def end_session(self, session_id: str, person: Person) -> None:
+        del person
+        if session_id not in self.users:
+            raise problem(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
+
+    async def audit(
+        self, request: audit_pb2.ListAuditEventsRequest, person: Person
+    ) -> audit_pb2.ListAuditEventsResponse:
+        self.audits.append(request)
+        event = audit_pb2.AuditEvent(
+            event_id=str(uuid.uuid4()),
+            type="LoggedIn",
+            subject_id=person.subject,
+            origin={"address": "192.0.2.1"},
+            details=b'{"session_id":"s"}',
+        )
+        return audit_pb2.ListAuditEventsResponse(events=[event], next_page_token=str(uuid.uuid4()))

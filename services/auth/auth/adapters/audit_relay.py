@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, cast
 from uuid import UUID
 
-import grpc
 import structlog
 from almagest.eventstore.v1 import event_pb2, event_store_pb2
 from chassis.errors import RemoteProblem
@@ -112,9 +111,7 @@ class AuditRelay:
             if result.WhichOneof("outcome") == "problem":
                 raise RemoteProblem(result.problem)
         if len(answer.results) != len(entries):
-            raise RemoteProblem(
-                type(answer.results[0].problem)(code=grpc.StatusCode.INTERNAL.value[0], reason="ANSWERS_MISSING")
-            )
+            raise RuntimeError("the log has not answered each append")
 
     async def _turn(self, shard: str) -> tuple[int, UUID] | None:
         """How far the shard is, if this replica is to go on."""

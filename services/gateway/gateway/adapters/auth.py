@@ -1,8 +1,9 @@
-from almagest.auth.v1 import auth_pb2, auth_pb2_grpc
+from almagest.auth.v1 import audit_pb2, audit_pb2_grpc, auth_pb2, auth_pb2_grpc, people_pb2, people_pb2_grpc
+from chassis.deadlines import timeout_for
 from chassis.rpc.channel import Channel
 from chassis.tokens import METADATA_KEY
 
-from gateway.application.ports import Auth, Person
+from gateway.application.ports import BATCH_SECONDS, Auth, Person
 
 _SERVICE = "/almagest.auth.v1.AuthService/"
 RETRYABLE = frozenset({_SERVICE + "GetUser", _SERVICE + "ExchangeToken"})
@@ -13,6 +14,8 @@ class GrpcAuth(Auth):
 
     def __init__(self, channel: Channel) -> None:
         self._stub = auth_pb2_grpc.AuthServiceStub(channel)
+        self._people = people_pb2_grpc.PeopleServiceStub(channel)
+        self._audit = audit_pb2_grpc.AuditServiceStub(channel)
 
     async def log_in(self, request: auth_pb2.LogInRequest) -> auth_pb2.LogInResponse:  # noqa: D102 - the port says
         return await self._stub.LogIn(request)
@@ -31,6 +34,37 @@ class GrpcAuth(Auth):
 
     async def get_user(self, request: auth_pb2.GetUserRequest, person: Person) -> auth_pb2.User:  # noqa: D102
         return (await self._stub.GetUser(request, metadata=on_behalf_of(person))).user
+
+    async def create_users(  # noqa: D102
+        self, request: people_pb2.BatchCreateUsersRequest, person: Person
+    ) -> people_pb2.BatchCreateUsersResponse:
+        return await self._people.BatchCreateUsers(
+            request, metadata=on_behalf_of(person), timeout=timeout_for(BATCH_SECONDS)
+        )
+
+    async def list_users(  # noqa: D102
+        self, request: people_pb2.ListUsersRequest, person: Person
+    ) -> people_pb2.ListUsersResponse:
+        return await self._people.ListUsers(request, metadata=on_behalf_of(person))
+
+    async def update_user(self, request: people_pb2.UpdateUserRequest, person: Person) -> auth_pb2.User:  # noqa: D102
+        return (await self._people.UpdateUser(request, metadata=on_behalf_of(person))).user
+
+    async def change_password(self, request: people_pb2.ChangePasswordRequest, person: Person) -> None:  # noqa: D102
+        await self._people.ChangePassword(request, metadata=on_behalf_of(person))
+
+    async def list_sessions(self, user_id: str, person: Person) -> people_pb2.ListSessionsResponse:  # noqa: D102
+        request = people_pb2.ListSessionsRequest(user_id=user_id)
+        return await self._people.ListSessions(request, metadata=on_behalf_of(person))
+
+    async def end_session(self, session_id: str, person: Person) -> None:  # noqa: D102
+        request = people_pb2.EndSessionRequest(session_id=session_id)
+        await self._people.EndSession(request, metadata=on_behalf_of(person))
+
+    async def audit(  # noqa: D102
+        self, request: audit_pb2.ListAuditEventsRequest, person: Person
+    ) -> audit_pb2.ListAuditEventsResponse:
+        return await self._audit.ListAuditEvents(request, metadata=on_behalf_of(person))
 
 
 def on_behalf_of(person: Person) -> tuple[tuple[str, str], ...]:

@@ -11,12 +11,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from almagest.auth.v1 import access_keys_pb2, auth_pb2, privacy_pb2
+from almagest.auth.v1 import access_keys_pb2, audit_pb2, auth_pb2, people_pb2, privacy_pb2
 from almagest.catalog.v1 import changes_pb2, command_pb2, past_pb2, projections_pb2, query_pb2, schedules_pb2
 from almagest.jobs.v1 import jobs_pb2
 
 from gateway.application.nonces import Nonces
 from gateway.application.payloads import PayloadKeys
+
+BATCH_SECONDS = 120.0
+"""For a thousand passwords: hashing them takes as long as it is meant to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,38 @@ class Auth(Protocol):
 
     async def get_user(self, request: auth_pb2.GetUserRequest, person: Person) -> auth_pb2.User:
         """Find a person."""
+        ...
+
+    async def create_users(
+        self, request: people_pb2.BatchCreateUsersRequest, person: Person
+    ) -> people_pb2.BatchCreateUsersResponse:
+        """Create people, each on their own."""
+        ...
+
+    async def list_users(self, request: people_pb2.ListUsersRequest, person: Person) -> people_pb2.ListUsersResponse:
+        """A page of people."""
+        ...
+
+    async def update_user(self, request: people_pb2.UpdateUserRequest, person: Person) -> auth_pb2.User:
+        """Change a person."""
+        ...
+
+    async def change_password(self, request: people_pb2.ChangePasswordRequest, person: Person) -> None:
+        """Set another password."""
+        ...
+
+    async def list_sessions(self, user_id: str, person: Person) -> people_pb2.ListSessionsResponse:
+        """The sessions of a person; without an id of whoever asks."""
+        ...
+
+    async def end_session(self, session_id: str, person: Person) -> None:
+        """End a session."""
+        ...
+
+    async def audit(
+        self, request: audit_pb2.ListAuditEventsRequest, person: Person
+    ) -> audit_pb2.ListAuditEventsResponse:
+        """A page of the audit."""
         ...
 
 

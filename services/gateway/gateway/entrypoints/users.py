@@ -1,17 +1,35 @@
 from typing import Annotated
 
-from almagest.auth.v1 import auth_pb2
+from almagest.auth.v1 import auth_pb2, people_pb2
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from gateway import types
 from gateway.application.ports import Person
 from gateway.entrypoints.bodies import JsonBody
-from gateway.entrypoints.dependencies import REPLAYED, Asker, Backends, IdempotencyKey, json_response, uuid_of
-from gateway.entrypoints.documentation import ASKED, IDEMPOTENCY, LOCATION, WITH_BODY, WRITE, body, problems, success
+from gateway.entrypoints.dependencies import (
+    REPLAYED,
+    Asker,
+    Backends,
+    IdempotencyKey,
+    json_response,
+    next_link,
+    uuid_of,
+)
+from gateway.entrypoints.documentation import (
+    ASKED,
+    IDEMPOTENCY,
+    LINK,
+    LOCATION,
+    WITH_BODY,
+    WRITE,
+    body,
+    problems,
+    success,
+)
 from gateway.entrypoints.payloads import PrivateRoute
 from gateway.entrypoints.writes import a_write
-from gateway.representations.people import ROLES, User
+from gateway.representations.people import ROLES, User, UserPage
 from gateway.requests import FindUser, NewUser
 
 router = APIRouter(tags=["users"], route_class=PrivateRoute)
@@ -83,11 +101,24 @@ async def get_user(user_id: Annotated[types.Uuid, Path()], person: Asker, ports:
 @router.get(
     "/v1/users",
     operation_id="findUser",
-    summary="Find a person by e-mail address",
-    responses={200: success("The person", User), **problems(*ASKED, 404)},
+    summary="People",
+    responses={200: success("The person, or a page of people", User | UserPage, LINK), **problems(*ASKED, 404)},
 )
-async def find_user(wanted: Annotated[FindUser, Query()], person: Asker, ports: Backends) -> Response:
-    """The person with an e-mail address."""
+async def find_user(request: Request, wanted: Annotated[FindUser, Query()], person: Asker, ports: Backends) -> Response:
+    """The person with an e-mail address, or, without one, everybody in the order of their ids: for admins."""
+    if wanted.email is None:
+        page = await ports.auth.list_users(
+            people_pb2.ListUsersRequest(
+                page_size=wanted.page_size, page_token=uuid_of("cursor", wanted.cursor) if wanted.cursor else ""
+            ),
+            person,
+        )
+        return json_response(
+            UserPage.model_construct(
+                items=[_seen(user, person) for user in page.users], next_cursor=page.next_page_token or None
+            ),
+            headers=next_link(request, page.next_page_token),
+        )
     return json_response(_seen(await ports.auth.get_user(auth_pb2.GetUserRequest(email=wanted.email), person), person))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import structlog
+from chassis.caller import set_origin
 from chassis.deadlines import set_deadline
 from chassis.telemetry.tracing import context_from, tracer
 from opentelemetry import context as otel_context
@@ -115,7 +116,9 @@ class RequestContext:
             self._check_size(size)
             _check_target(scope, hosts)
             if scope["path"] not in _UNMETERED:
-                meter.charge_address(self._address(scope))
+                address = self._address(scope)
+                set_origin(address, _agent(scope))
+                meter.charge_address(address)
             await self._run(scope, receive, send, outcome)
         except Exception as error:
             if outcome.status == 0:
@@ -312,6 +315,11 @@ async def _watch(receive: Receive, task: asyncio.Task[Any], outcome: _Outcome) -
         pass
     outcome.gone = True
     task.cancel()
+
+
+def _agent(scope: Scope) -> str:
+    """What the client says of itself."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"user-agent"), "")
 
 
 def _check_target(scope: Scope, hosts: int) -> None:

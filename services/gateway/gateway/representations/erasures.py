@@ -23,9 +23,7 @@ class SearchedStore(Shape):
     store: Annotated[str, Field(examples=["database events_0"])]
     total: Annotated[int, Field(description="How much there is: blocks of a database, keys, bytes of files.")]
     searched: Annotated[int, Field(description="How much of it was searched.")]
-    findings: Annotated[
-        int, Field(description="How many rows, keys or files hold the address or the full name.")
-    ]
+    findings: Annotated[int, Field(description="How many rows, keys or files hold the address or the full name.")]
     mentions: Annotated[
         int, Field(description="How many hold the first or last name alone as a word, which may be anyone's.")
     ]

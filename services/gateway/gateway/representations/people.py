@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any
 
-from almagest.auth.v1 import auth_pb2
+import orjson
+from almagest.auth.v1 import audit_pb2, auth_pb2, people_pb2
 from pydantic import Field, PrivateAttr, computed_field, field_serializer
 
 from gateway import types
@@ -20,6 +21,7 @@ class User(Shape):
     last_name: str
     roles: tuple[types.Role, ...]
     created_at: datetime
+    disabled: Annotated[bool, Field(description="Whether the person may do nothing until enabled again.")] = False
 
     # Who forgets to say that somebody may see everything has shown less, and not more.
     _whole: bool = PrivateAttr(default=False)
@@ -51,6 +53,7 @@ class User(Shape):
             last_name=user.last_name,
             roles=tuple(_ROLE_NAMES[role] for role in user.roles if role in _ROLE_NAMES),
             created_at=at(user.created_at),
+            disabled=user.disabled,
         )
         made._whole = whole  # noqa: SLF001 - of this class
         return made
@@ -92,3 +95,94 @@ class Session(Tokens):
     """A new session."""
 
     user: User
+
+
+class UserPage(Shape):
+    """A page of people."""
+
+    items: list[User]
+    next_cursor: Annotated[str | None, Field(description="For the next page; null on the last.")]
+
+
+class UserMade(Shape):
+    """What became of one person of a batch: one of the two."""
+
+    user: User | None = None
+    problem: Annotated[
+        dict[str, Any] | None,
+        Field(description="`reason`, `detail`, and `errors` with a field and a message each."),
+    ] = None
+
+
+class UsersMade(Shape):
+    """What became of each person of a batch, in its order."""
+
+    results: list[UserMade]
+    created: Annotated[int, Field(description="How many there are now.")]
+
+
+class OpenSession(Shape):
+    """A session that has not ended."""
+
+    session_id: types.Uuid
+    started_at: datetime
+    expires_at: datetime
+    refreshed_at: datetime
+    bound: Annotated[bool, Field(description="Whether its tokens are bound to a key of the client.")]
+    current: Annotated[bool, Field(description="Whether it is the one that asks.")]
+
+    @classmethod
+    def of(cls, session: people_pb2.Session) -> "OpenSession":
+        """What auth says of a session."""
+        return cls.model_construct(
+            session_id=session.session_id,
+            started_at=at(session.started_at),
+            expires_at=at(session.expires_at),
+            refreshed_at=at(session.refreshed_at),
+            bound=session.bound,
+            current=session.current,
+        )
+
+
+class OpenSessions(Shape):
+    """The sessions of a person."""
+
+    items: list[OpenSession]
+
+
+class AuditEvent(Shape):
+    """Something that was done with a person, their sessions or keys."""
+
+    event_id: types.Uuid
+    type: Annotated[str, Field(examples=["LoggedIn"])]
+    subject_id: Annotated[str, Field(description="Whom it is about; all zeros: nobody who is known.")]
+    at: datetime
+    actor_id: Annotated[str | None, Field(description="Who did it; null: nobody who is known.")]
+    access_key_id: Annotated[str | None, Field(description="The access key that the request was signed with.")]
+    workload: Annotated[str | None, Field(description="The service that asked for it; null: an operator's command.")]
+    origin: Annotated[
+        dict[str, str], Field(description="Where it came from; empty once whom it is about was forgotten.")
+    ]
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: audit_pb2.AuditEvent) -> "AuditEvent":
+        """What auth says of an event."""
+        return cls.model_construct(
+            event_id=event.event_id,
+            type=event.type,
+            subject_id=event.subject_id,
+            at=at(event.at),
+            actor_id=event.actor_id or None,
+            access_key_id=event.access_key_id or None,
+            workload=event.workload or None,
+            origin=dict(event.origin),
+            details=orjson.loads(event.details or b"{}"),
+        )
+
+
+class AuditPage(Shape):
+    """A page of the audit, latest first."""
+
+    items: list[AuditEvent]
+    next_cursor: Annotated[str | None, Field(description="For the next page; null on the last.")]
