@@ -49,18 +49,28 @@ class _Wrapped(NamedTuple):
     context: Callable[[Mapping[str, Any]], str]
 
 
+def _of_data_key(row: Mapping[str, Any]) -> str:
+    return wrapping_context(Purpose(row["purpose"]), row["key_id"])
+
+
+def _of_subject(row: Mapping[str, Any]) -> str:
+    return subject_context(row["subject_id"])
+
+
+def _named(kind: str, column: str) -> Callable[[Mapping[str, Any]], str]:
+    def context(row: Mapping[str, Any]) -> str:
+        return f"{kind} {row[column]}"
+
+    return context
+
+
 WRAPPED = (
-    _Wrapped(
-        "data_keys",
-        ("key_id", "purpose"),
-        "wrapped",
-        lambda row: wrapping_context(Purpose(row["purpose"]), row["key_id"]),
-    ),
-    _Wrapped("subject_keys", ("subject_id",), "wrapped", lambda row: subject_context(row["subject_id"])),
-    _Wrapped("signing_keys", ("kid",), "sealed_private_key", lambda row: f"signing key {row['kid']}"),
-    _Wrapped("payload_keys", ("kid",), "sealed_private_key", lambda row: f"payload key {row['kid']}"),
-    _Wrapped("access_keys", ("id",), "sealed_secret", lambda row: f"access key {row['id']}"),
-    _Wrapped("erasures", ("user_id",), "sealed_terms", lambda row: f"erasure {row['user_id']}"),
+    _Wrapped("data_keys", ("key_id", "purpose"), "wrapped", _of_data_key),
+    _Wrapped("subject_keys", ("subject_id",), "wrapped", _of_subject),
+    _Wrapped("signing_keys", ("kid",), "sealed_private_key", _named("signing key", "kid")),
+    _Wrapped("payload_keys", ("kid",), "sealed_private_key", _named("payload key", "kid")),
+    _Wrapped("access_keys", ("id",), "sealed_secret", _named("access key", "id")),
+    _Wrapped("erasures", ("user_id",), "sealed_terms", _named("erasure", "user_id")),
 )
 """All that is sealed under the key-encryption key; a test compares it with the columns of the databases."""
 

@@ -1,6 +1,7 @@
 """Every key of Redis, with its name and all that it holds."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -8,14 +9,22 @@ from redis.asyncio import Redis
 from chassis.searching.needles import Found, Needles
 
 _KEYS = 500
-_READ = {
-    b"string": lambda redis, key: redis.get(key),
-    b"hash": lambda redis, key: redis.hgetall(key),
-    b"list": lambda redis, key: redis.lrange(key, 0, -1),
-    b"set": lambda redis, key: redis.smembers(key),
-    b"zset": lambda redis, key: redis.zrange(key, 0, -1),
-    b"stream": lambda redis, key: redis.xrange(key),
-}
+
+
+def _reading(redis: Any) -> Mapping[bytes, Callable[[bytes], Awaitable[object]]]:
+    """How each kind of key is read whole."""
+    return {
+        b"string": redis.get,
+        b"hash": redis.hgetall,
+        b"list": partial(_whole, redis.lrange),
+        b"set": redis.smembers,
+        b"zset": partial(_whole, redis.zrange),
+        b"stream": redis.xrange,
+    }
+
+
+async def _whole(read: Callable[[bytes, int, int], Awaitable[object]], key: bytes) -> object:
+    return await read(key, 0, -1)
 
 
 async def search_redis(client: Redis, needles: Needles) -> AsyncGenerator[Found]:
@@ -23,12 +32,12 @@ async def search_redis(client: Redis, needles: Needles) -> AsyncGenerator[Found]
     redis: Any = client
     found = Found("redis", total=await redis.dbsize())
     yield found
-    cursor = 0
+    cursor, reading = 0, _reading(redis)
     while True:
         cursor, keys = await redis.scan(cursor, count=_KEYS)
         for key in keys:
-            read = _READ.get(await redis.type(key))
-            content = [key] if read is None else [key, await read(redis, key)]
+            read = reading.get(await redis.type(key))
+            content: list[object] = [key] if read is None else [key, await read(key)]
             needles.count(b"\x00".join(_flat(content)), found)
         found.searched += len(keys)
         if not cursor:
