@@ -25,6 +25,7 @@ class FakeAuth(Auth):
         self.exchanges = 0
         self.lifetime = 60.0
         self.generation = 1
+        self.bound: dict[str, str] = {}
         self.updates: list[people_pb2.UpdateUserRequest] = []
         self.audits: list[audit_pb2.ListAuditEventsRequest] = []
         self.exchange_gate: asyncio.Event | None = None
@@ -47,7 +48,9 @@ class FakeAuth(Auth):
     async def log_in(self, request: auth_pb2.LogInRequest) -> auth_pb2.LogInResponse:
         for user in self.users.values():
             if user.email == request.email and request.password == PASSWORD:
-                return auth_pb2.LogInResponse(tokens=self._tokens(user.user_id), user=user)
+                tokens = self._tokens(user.user_id)
+                self.bound[tokens.access_token] = request.bound_to
+                return auth_pb2.LogInResponse(tokens=tokens, user=user)
         raise problem(grpc.StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS")
 
     async def refresh(self, request: auth_pb2.RefreshSessionRequest) -> auth_pb2.Tokens:
@@ -59,8 +62,10 @@ class FakeAuth(Auth):
     async def log_out(self, request: auth_pb2.LogOutRequest) -> None:
         self.sessions.pop(request.refresh_token, None)
 
-    async def exchange(self, access_token: str) -> auth_pb2.ExchangeTokenResponse:
+    async def exchange(self, access_token: str, bound_to: str = "") -> auth_pb2.ExchangeTokenResponse:
         self.exchanges += 1
+        if self.bound.get(access_token, "") != bound_to:
+            raise problem(grpc.StatusCode.UNAUTHENTICATED, "DPOP_PROOF_NEEDED")
         if self.exchange_gate is not None:
             await self.exchange_gate.wait()
         subject = self.access.get(access_token)

@@ -26,8 +26,10 @@ class GrpcAuth(Auth):
     async def log_out(self, request: auth_pb2.LogOutRequest) -> None:  # noqa: D102
         await self._stub.LogOut(request)
 
-    async def exchange(self, access_token: str) -> auth_pb2.ExchangeTokenResponse:  # noqa: D102
-        return await self._stub.ExchangeToken(auth_pb2.ExchangeTokenRequest(access_token=access_token))
+    async def exchange(self, access_token: str, bound_to: str = "") -> auth_pb2.ExchangeTokenResponse:  # noqa: D102
+        return await self._stub.ExchangeToken(
+            auth_pb2.ExchangeTokenRequest(access_token=access_token, bound_to=bound_to)
+        )
 
     async def create_user(self, request: auth_pb2.CreateUserRequest, person: Person) -> auth_pb2.User:  # noqa: D102
         return (await self._stub.CreateUser(request, metadata=on_behalf_of(person))).user

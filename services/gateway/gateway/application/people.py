@@ -60,20 +60,23 @@ class People:
         self._known.move_to_end(access_token)
         return person
 
-    async def person(self, access_token: str) -> Person:
-        """The person whose access token this is.
+    async def person(self, access_token: str, *, bound_to: str = "") -> Person:
+        """The person whose access token this is, which comes with a proof of the key of this thumbprint, if any.
+
+        What is known of a token with a proof is not known of it without one.
 
         Raises:
             InvalidAccessToken: It does not even look like one.
             RemoteProblem: Auth does not vouch for it, or cannot be asked.
             TimeoutError: Auth did not answer within the time of the request.
         """
-        person = self.known(access_token)
+        name = f"{access_token} {bound_to}" if bound_to else access_token
+        person = self.known(name)
         if person is not None:
             return person
         if len(access_token) > _LONGEST or _JWT.fullmatch(access_token) is None:
             raise InvalidAccessToken
-        return await self.vouched(access_token, lambda: self._auth.exchange(access_token))
+        return await self.vouched(name, lambda: self._auth.exchange(access_token, bound_to))
 
     async def vouched(self, name: str, exchange: Callable[[], Awaitable[auth_pb2.ExchangeTokenResponse]]) -> Person:
         """The person for whom something with a name of its own is shown to auth, unless that is known.

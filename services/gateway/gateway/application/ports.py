@@ -60,8 +60,8 @@ class Auth(Protocol):
         """End a session."""
         ...
 
-    async def exchange(self, access_token: str) -> auth_pb2.ExchangeTokenResponse:
-        """Vouch for an access token with a transaction token."""
+    async def exchange(self, access_token: str, bound_to: str = "") -> auth_pb2.ExchangeTokenResponse:
+        """Vouch for an access token, which is bound to the key of this thumbprint, with a transaction token."""
         ...
 
     async def create_user(self, request: auth_pb2.CreateUserRequest, person: Person) -> auth_pb2.User:

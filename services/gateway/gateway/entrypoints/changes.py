@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.application.changes import Access, Feed, Feeds
 from gateway.application.people import People, expiry_of
 from gateway.encoding import encode
-from gateway.entrypoints.dependencies import Asker, Backends
+from gateway.entrypoints.dependencies import BOUND_TO, Asker, Backends
 from gateway.entrypoints.documentation import ASKED, problems, success
 from gateway.entrypoints.events import EventStream
 from gateway.entrypoints.signed import SIGNER, SignedRoute, Signer
@@ -106,7 +106,8 @@ def _access(request: Request, people: People) -> Access:
     if signer is not None:
         return Access(signer.anew, signer.verified.ends, "SIGNATURE_EXPIRED")
     token = request.headers["authorization"].partition(" ")[2].strip()
-    return Access(lambda: people.person(token), expiry_of(token), "ACCESS_TOKEN_EXPIRED")
+    bound_to: str = request.scope.get(BOUND_TO, "")
+    return Access(lambda: people.person(token, bound_to=bound_to), expiry_of(token), "ACCESS_TOKEN_EXPIRED")
 
 
 class _ChangeStream(Response):

@@ -3,7 +3,7 @@
 import base64
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
@@ -14,9 +14,11 @@ from pydantic import BeforeValidator
 from starlette.responses import Response
 
 from gateway import types
+from gateway.application.nonces import Nonces
 from gateway.application.people import InvalidAccessToken, People
 from gateway.application.ports import Person, Ports
 from gateway.encoding import encode
+from gateway.entrypoints.proofs import proven
 from gateway.entrypoints.signed import SIGNER, Signer, is_signed
 from gateway.middleware.quotas import charge_person
 from gateway.problems import Refused, bad_request, unauthenticated
@@ -26,6 +28,8 @@ PRODUCT_NAMESPACE: Final = uuid.UUID("6f0f5f3e-6c1b-5d53-9a0b-0a2f6f6c9d11")
 CONSISTENCY: Final = "Almagest-Consistency"
 REPLAYED: Final = "Idempotency-Replayed"
 MAXIMUM_TOKENS = 16
+BOUND_TO: Final = "almagest.bound_to"
+"""Where a request's scope says which key it has proven to hold."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SKU = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -49,11 +53,14 @@ async def person(request: Request, _documented: Annotated[Any, Security(bearer)]
     if is_signed(request.scope):
         # Not verified, so there is no such route; nor is it to be taken for one that is not signed.
         raise unauthenticated("Requests to this are not signed.", reason="SIGNATURE_INVALID")
-    return await person_of(request.app.state.people, request.headers.get("authorization"))
+    state = request.app.state
+    return await person_of(state.people, state.ports.nonces, request.scope, request.headers.get("authorization"))
 
 
-async def person_of(people: People, authorization: str | None) -> Person:
-    """The person whose access token an Authorization header carries.
+async def person_of(
+    people: People, nonces: Nonces, scope: MutableMapping[str, Any], authorization: str | None
+) -> Person:
+    """The person whose access token an Authorization header carries, by itself or with a proof of its key.
 
     Raises:
         Refused: It carries none that could be one, or the person has asked too often.
@@ -62,10 +69,16 @@ async def person_of(people: People, authorization: str | None) -> Person:
     if not authorization:
         raise unauthenticated("This needs an access token: Authorization: Bearer <access token>.")
     scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer":
-        raise unauthenticated("The Authorization header is not of the scheme Bearer.")
+    token, bound_to = token.strip(), None
+    if scheme.lower() == "dpop":
+        bound_to = await proven(scope, nonces, access_token=token)
+        if bound_to is None:
+            raise unauthenticated("A token of the scheme DPoP needs a proof.", reason="DPOP_PROOF_NEEDED")
+        scope[BOUND_TO] = bound_to
+    elif scheme.lower() != "bearer":
+        raise unauthenticated("The Authorization header is of neither of the schemes Bearer and DPoP.")
     try:
-        person = await people.person(token.strip())
+        person = await people.person(token, bound_to=bound_to or "")
     except InvalidAccessToken:
         raise unauthenticated("This is no access token.", reason="INVALID_TOKEN", invalid_token=True) from None
     charge_person(person.subject)

@@ -79,11 +79,11 @@ class Tokens(Shape):
     session_expires_at: Annotated[datetime, Field(description="When the session ends at the latest.")]
 
     @classmethod
-    def of(cls, tokens: auth_pb2.Tokens, **more: Any) -> "Tokens":
-        """What auth gives."""
+    def of(cls, tokens: auth_pb2.Tokens, *, bound: bool = False, **more: Any) -> "Tokens":
+        """What auth gives, bound to a key or not."""
         return cls.model_construct(
             access_token=tokens.access_token,
-            token_type="Bearer",  # noqa: S106 - a name
+            token_type="DPoP" if bound else "Bearer",
             expires_at=at(tokens.access_token_expires_at),
             refresh_token=tokens.refresh_token,
             session_expires_at=at(tokens.session_expires_at),

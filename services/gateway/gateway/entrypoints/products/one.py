@@ -85,7 +85,7 @@ async def get_product(
         charge_person(signer.person.subject)
         person = signer.person
     else:
-        person = await person_of(people, authorization)
+        person = await person_of(people, ports.nonces, scope, authorization)
     document = await read_product(ports, person, product_id_of(reference), consistency)
     etag = f'"{document.revision}"'
     headers = [
