@@ -41,6 +41,31 @@ async def test_a_service_that_is_away_is_looked_for_as_often_after_long_as_at_fi
     assert max(later - earlier for earlier, later in itertools.pairwise(tries)) < 0.75
 
 
+async def test_a_connection_that_is_made_slowly_is_made(serve: ServiceFactory, issue: Callable[..., Any]) -> None:
+    """A service on a machine that has too much to do takes its time over the handshake; giving up on it each time would
+    keep it away for as long as that lasts.
+    """
+    async with serve() as service:
+
+        async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while piece := await reader.read(65_536):
+                await asyncio.sleep(0.4)
+                writer.write(piece)
+
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            answers, requests = await asyncio.open_connection("127.0.0.1", service.bound.grpc_port)
+            await asyncio.gather(slowly(reader, requests), slowly(answers, writer), return_exceptions=True)
+            requests.close()
+            writer.close()
+
+        async with await asyncio.start_server(between, "127.0.0.1", 0) as proxy:
+            port = proxy.sockets[0].getsockname()[1]
+            source = FileIdentitySource(issue("gateway"), "almagest.internal")
+            async with Channel(f"127.0.0.1:{port}", service="event-store", identity=source) as channel:
+                async with asyncio.timeout(15):
+                    await channel.channel_ready()
+
+
 async def test_a_stream_whose_reader_stops_is_not_fetched_far_ahead(
     serve: ServiceFactory, issue: Callable[..., Any]
 ) -> None:

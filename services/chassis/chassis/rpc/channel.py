@@ -288,7 +288,9 @@ def _options(spiffe_id: SpiffeId, retryable: frozenset[str], max_message_bytes: 
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # Not a pause, whatever its name: how long a connection may take to be made, TLS included. A machine that has
+        # too much to do needs more than the quarter of a second below, and would never be connected again.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         # A service that comes back is found again at once; one try in a quarter of a second costs nothing.
         ("grpc.max_reconnect_backoff_ms", 250),
         # What a stream may send ahead of who reads it. Left to itself, gRPC raises this to many megabytes for each of
