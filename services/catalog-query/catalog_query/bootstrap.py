@@ -99,7 +99,12 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
                 for _, checkpoint, head in projections.progress(Target(PRODUCTS, freshness.generation(shard)), shard)
             )
 
-        versions = Versions(event_store, cached=settings.versions_cached_products, gives_way=present_is_behind)
+        versions = Versions(
+            event_store,
+            cached=settings.versions_cached_products,
+            cached_while_filling=settings.rebuild_cached_documents,
+            gives_way=present_is_behind,
+        )
         pace = Pace(batch_events=settings.projection_batch_events, lease=settings.projection_lease_seconds)
         projections = Projections(
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid7()}",

@@ -16,11 +16,13 @@ class Settings(DatabaseSettings):
     projection_look_seconds: float = Field(default=1.0, gt=0)
     """How often to look which generations there are, which of them is read, and how the log is cut."""
     rebuild_batch_events: int = Field(default=20_000, ge=1)
-    """The same as `projection_batch_events`, while a generation is filled that nobody reads yet."""
+    """The same as `projection_batch_events`, while a generation is filled that nobody reads yet, or what is read is
+    more than five such steps behind the log.
+    """
     rebuild_cached_documents: int = Field(default=50_000, ge=0)
-    """The same as `projection_cached_documents`, while a generation is filled."""
+    """The same as `projection_cached_documents`, for products and versions each, while the steps are large."""
     drift_products_a_second: float = Field(default=1.0, ge=0)
-    """Products that each replica compares with the log, drawn at random, for ever; 0: none."""
+    """Products whose rows or versions each replica compares with the log, drawn at random, for ever; 0: none."""
     maximum_wait_seconds: float = Field(default=10.0, gt=0)
     """The longest that a read waits for a consistency token, however much time it has."""
     page_bytes: int = Field(default=2 * 1024 * 1024, ge=64 * 1024)

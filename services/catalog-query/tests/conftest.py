@@ -207,6 +207,9 @@ class LogFake:
         for start in range(0, len(kept), 3):
             yield kept[start : start + 3]
 
+    async def forwards(self, stream: str) -> AsyncGenerator[Sequence[event_pb2.RecordedEvent], None]:
+        yield [event for shard in self.shards for event in shard if event.stream == stream]
+
 
 @pytest.fixture(scope="session")
 def log_fake() -> type[LogFake]:

@@ -1,14 +1,13 @@
 """The table of products of a generation: read by id, written over what was folded upon, or filled by COPY."""
 
-import asyncio
-import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
 import asyncpg
 from chassis.database.pool import Connection
 
+from catalog_query.adapters.copying import lines
 from catalog_query.adapters.postgres import ReadModelShard, rows_of
 from catalog_query.domain.errors import ReadModelDiverged
 from catalog_query.domain.projection import PRODUCTS, Target
@@ -112,14 +111,8 @@ class ProductTable:
         Raises:
             asyncpg.UniqueViolationError: it has one of them.
         """
-        await connection.copy_to_table("products", schema_name=self._schema, columns=_NAMES, source=_lines(rows))
-
-
-async def _lines(rows: Sequence[ProductRow]) -> AsyncGenerator[bytes, None]:
-    """Rows in the text form of COPY, in pieces, for the same reason."""
-    for start in range(0, len(rows), _PIECE):
-        yield "".join([_line(row) for row in rows[start : start + _PIECE]]).encode()
-        await asyncio.sleep(0)
+        source = lines(row[1:] for row in rows)
+        await connection.copy_to_table("products", schema_name=self._schema, columns=_NAMES, source=source)
 
 
 class ServedProducts:
@@ -148,24 +141,3 @@ class ServedProducts:
             if self._generation() == generation:
                 raise
         return await self.read(product_ids)
-
-
-_SPECIAL: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
-def _line(row: ProductRow) -> str:
-    """A row in the text form of COPY."""
-    return "\t".join([_field(value) for value in row[1:]]) + "\n"
-
-
-def _field(value: object) -> str:
-    if value is None:
-        return "\\N"
-    if isinstance(value, str):
-        return value.translate(_SPECIAL) if _NEEDS_ESCAPE(value) else value
-    if isinstance(value, bytes):
-        return "\\\\x" + value.hex()
-    return str(value)
-
-
-_NEEDS_ESCAPE: Final = re.compile(r"[\\\t\n\r]").search

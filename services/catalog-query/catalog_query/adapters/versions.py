@@ -10,6 +10,7 @@ from sqlalchemy import TIMESTAMP, MetaData, Select, bindparam, func, select
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from catalog_query.adapters.copying import lines
 from catalog_query.adapters.models import product_versions
 from catalog_query.adapters.postgres import ReadModelShard, rows_of
 from catalog_query.adapters.products import COLUMNS
@@ -23,7 +24,8 @@ _NAMES: Final = ", ".join(name for name, _, _ in COLUMNS)
 _VERSION: Final = "made_by, valid_from, valid_to, recorded_from, superseded_at, planned"
 
 _LATEST: Final = (
-    "SELECT product_id, document, made_by, valid_from, planned FROM {table} WHERE product_id = ANY($1::uuid[])"
+    "SELECT product_id, document, made_by, valid_from, planned, CASE WHEN $2 THEN search::text END FROM {table}"
+    " WHERE product_id = ANY($1::uuid[])"
     " AND valid_to = 'infinity' AND recorded_to = 'infinity' AND superseded_at = 'infinity'"
 )
 
@@ -65,16 +67,30 @@ _CLOSE: Final = (
     f" SELECT {_NAMES}, $4, valid_from, $2, $3, 'infinity', planned FROM closed WHERE valid_from < $2"
 )
 
+_FOREVER: Final = "infinity"
 _ANY_GENERATION: Final = "versions"
 _VERSIONS: Final = product_versions.to_metadata(MetaData(), schema=_ANY_GENERATION)
 """The table, in a schema that stands for that of the generation that is read."""
 
 
+_COPIED: Final = [name for name, _, _ in COLUMNS] + _VERSION.split(", ")
+
+
 class VersionTable:
     """The versions of one generation in one shard."""
 
-    def __init__(self, shard: ReadModelShard, target: Target) -> None:
+    def __init__(self, shard: ReadModelShard, target: Target, *, filling: bool = False) -> None:
+        """Read and write versions.
+
+        Args:
+            shard: the shard.
+            target: the generation.
+            filling: whether there is a lot to write: rows that bring their words are written by COPY then, and the
+                latest version of a product comes with its words.
+        """
         self._shard = shard
+        self._schema = target.schema
+        self._filling = filling
         self._statements = {
             statement: statement.format(table=f"{target.schema}.product_versions")
             for statement in (_LATEST, _END, _ADD, _SEEN, _SUPERSEDE, _CLOSE)
@@ -83,7 +99,7 @@ class VersionTable:
     async def latest(self, product_ids: Sequence[UUID]) -> Mapping[UUID, LatestVersion]:
         """The row of each of these products that holds for ever after."""
         async with self._shard.connection() as connection:
-            rows = await connection.fetch(self._statements[_LATEST], product_ids)
+            rows = await connection.fetch(self._statements[_LATEST], product_ids, self._filling)
         return {row[0]: LatestVersion(*row[1:]) for row in (tuple(row) for row in rows)}
 
     async def write(
@@ -103,6 +119,9 @@ class VersionTable:
             ended = await connection.execute(self._statements[_END], *zip(*ends, strict=True))
             if rows_of(ended) != len(ends):
                 raise ReadModelDiverged
+        if self._filling:
+            await self.copy(connection, [row for row in rows if row.product.search is not None])
+            rows = [row for row in rows if row.product.search is None]
         await self._add(connection, rows)
         for splice in splices:
             await self._splice(connection, splice)
@@ -117,6 +136,23 @@ class VersionTable:
                 self._statements[_CLOSE], splice.product_id, splice.since, splice.at, splice.made_by
             )
         await self._add(connection, splice.rows)
+
+    async def copy(self, connection: Connection, rows: Sequence[VersionRow]) -> None:
+        """Add rows that bring their words, in the fastest way that there is."""
+        if rows:
+            source = lines(
+                (
+                    *row.product[1:],
+                    row.made_by,
+                    row.valid_from,
+                    row.valid_to or _FOREVER,
+                    row.recorded_from,
+                    row.superseded_at or _FOREVER,
+                    row.planned,
+                )
+                for row in rows
+            )
+            await connection.copy_to_table("product_versions", schema_name=self._schema, columns=_COPIED, source=source)
 
     async def _add(self, connection: Connection, rows: Sequence[VersionRow]) -> None:
         if not rows:

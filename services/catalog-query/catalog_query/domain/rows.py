@@ -78,6 +78,8 @@ class LatestVersion:
     made_by: int
     valid_from: datetime
     planned: bool
+    words: str | None = None
+    """Its words, if they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

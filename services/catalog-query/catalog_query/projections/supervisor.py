@@ -6,10 +6,10 @@ that a rebuild, a switch or a move of buckets is followed within moments by ever
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 from almagest.eventstore.v1 import event_store_pb2
@@ -21,6 +21,7 @@ from catalog_query.application.lag import Lag
 from catalog_query.application.shards import LogMap, Shards
 from catalog_query.domain.projection import PRODUCTS, Generation, Hold, Pointer, Progress, Target
 from catalog_query.projections import metrics
+from catalog_query.projections.chores import Chores, NoChores
 from catalog_query.projections.ports import Log, Pace, Work
 from catalog_query.projections.projection import Projection
 from catalog_query.projections.projector import Projector, recorded
@@ -73,6 +74,9 @@ class Followed:
         )
 
 
+_FAR_BEHIND: Final = 5
+"""How many of the large steps a pair must be behind to go in them."""
+
 Key = tuple[Target, int, int]
 """A generation, a shard of the log, a shard of the read model."""
 
@@ -86,36 +90,6 @@ class _Running:
     """A checkpoint, and when the event after it was recorded."""
 
 
-class Chores(Protocol):
-    """What is done beside projecting, for generations that need it."""
-
-    def due(
-        self,
-        pointers: Mapping[int, Sequence[Pointer]],
-        progress: Callable[[Target, int], Sequence[tuple[int, int, int]]],
-    ) -> Sequence[tuple[str, Coroutine[Any, Any, None]]]:
-        """What should run now, each under a name: one of a name runs at a time.
-
-        Args:
-            pointers: the generations, by shard of the read model.
-            progress: how far a generation is there: shard of the log, checkpoint, head.
-        """
-        ...
-
-
-class NoChores:
-    """Nothing to do beside."""
-
-    def due(
-        self,
-        pointers: Mapping[int, Sequence[Pointer]],
-        progress: Callable[[Target, int], Sequence[tuple[int, int, int]]],
-    ) -> Sequence[tuple[str, Coroutine[Any, Any, None]]]:
-        """Nothing."""
-        del pointers, progress
-        return ()
-
-
 @dataclass(slots=True)
 class Known:
     """What was last seen of the log and of the databases."""
@@ -123,6 +97,10 @@ class Known:
     heads: Mapping[int, int] = field(default_factory=dict[int, int])
     pointers: dict[int, Sequence[Pointer]] = field(default_factory=dict[int, Sequence[Pointer]])
     """By shard of the read model."""
+    positions: dict[tuple[Target, int], Mapping[int, int]] = field(
+        default_factory=dict[tuple[Target, int], Mapping[int, int]]
+    )
+    """By generation and shard of the read model, how far it is in each shard of the log."""
 
 
 class Projections:
@@ -244,7 +222,9 @@ class Projections:
             for generation in pointer.generations if followed else ():
                 assert followed is not None  # noqa: S101 - see the line above
                 version = followed.holds.version
-                held = (await self._read_models[read_shard].progress(generation.target)).held
+                progress = await self._read_models[read_shard].progress(generation.target)
+                self.known.positions[generation.target, read_shard] = progress.positions
+                held = progress.held
                 number = generation.target.generation
                 followed.holds.replace(read_shard=read_shard, generation=number, held=held, version=version)
                 metrics.show_held(generation.target, read_shard, len(held))
@@ -253,14 +233,30 @@ class Projections:
         wanted = self._wanted()
         for key, running in list(self._running.items()):
             known = key[2] in self.known.pointers
-            if known and (key not in wanted or running.filling is wanted[key][1].ready):
+            if known and (key not in wanted or running.filling is not self._fills(key, wanted[key][1])):
                 await self._stop(key, gone=key not in wanted)
         for key, (work, generation) in wanted.items():
             if key not in self._running:
-                self._start(group, key, work, filling=not generation.ready)
+                self._start(group, key, work, filling=self._fills(key, generation))
         self._serve()
         await asyncio.gather(*(self._measure(running) for running in self._running.values()))
         self._do_chores(group)
+
+    def _fills(self, key: Key, generation: Generation) -> bool:
+        """Whether a pair goes on in the large steps that fill a generation: one that is not ready, and one that is read
+        and far behind, as that of a new read model beside an old log is. It ends soon enough that whoever waits for a
+        write does not wait for a large step.
+        """
+        if not generation.ready:
+            return True
+        target, event_shard, read_shard = key
+        running = self._running.get(key)
+        position = self.known.positions.get((target, read_shard), {}).get(event_shard, 0)
+        if running is not None:
+            position = max(position, running.projector.state.checkpoint)
+        behind = self.known.heads.get(event_shard, 0) - position
+        step = self._filling.batch_events
+        return behind > (step if running is not None and running.filling else _FAR_BEHIND * step)
 
     def _wanted(self) -> Mapping[Key, tuple[Work, Generation]]:
         wanted: dict[Key, tuple[Work, Generation]] = {}

@@ -70,23 +70,35 @@ class Versions:
     name = VERSIONS
     title = "project versions"
 
-    def __init__(self, streams: Streams, *, cached: int, gives_way: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        *,
+        cached: int,
+        cached_while_filling: int | None = None,
+        gives_way: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Project versions.
 
         Args:
             streams: the log.
             cached: how many products each projector remembers.
+            cached_while_filling: the same, while there is a lot to write.
             gives_way: whether something more urgent is to be done on this processor.
         """
         self._streams = streams
         self._cached = cached
+        self._cached_while_filling = cached if cached_while_filling is None else cached_while_filling
         self._gives_way = gives_way
 
     def applier(self, shard: ReadModelShard, target: Target, *, filling: bool) -> "VersionApplier":
         """For one pair of shards and one generation."""
-        del filling
         return VersionApplier(
-            VersionTable(shard, target), self._streams, cached=self._cached, gives_way=self._gives_way
+            VersionTable(shard, target, filling=filling),
+            self._streams,
+            cached=self._cached_while_filling if filling else self._cached,
+            gives_way=self._gives_way,
+            filling=filling,
         )
 
 
@@ -98,6 +110,8 @@ class _Latest:
     made_by: int
     valid_from: datetime
     planned: bool
+    words: str | None = None
+    """Kept while filling, so that every row can be written by COPY."""
 
     @property
     def base(self) -> Document:
@@ -122,8 +136,15 @@ class VersionApplier:
     """Turns events into versions."""
 
     def __init__(
-        self, table: Table, streams: Streams, *, cached: int, gives_way: Callable[[], bool] = lambda: False
+        self,
+        table: Table,
+        streams: Streams,
+        *,
+        cached: int,
+        gives_way: Callable[[], bool] = lambda: False,
+        filling: bool = False,
     ) -> None:
+        self._filling = filling
         self._gives_way = gives_way
         self._table = table
         self._streams = streams
@@ -198,7 +219,7 @@ class VersionApplier:
     ) -> None:
         """Add a version for each time at which something was recorded; each ends the one before it."""
         before = None if latest is None else latest.document
-        words: str | None = None
+        words = None if latest is None else latest.words
         begun: VersionRow | None = None
         for time, group in groupby(states, key=lambda state: timeline.recorded(state[0])):
             event, document = list(group)[-1]
@@ -217,7 +238,8 @@ class VersionApplier:
                 recorded_from=time,
             )
             before = document
-            batch.latest[event.stream] = _Latest(document, event.revision, time, planned=False)
+            kept = words if self._filling else None
+            batch.latest[event.stream] = _Latest(document, event.revision, time, planned=False, words=kept)
         assert begun is not None  # noqa: S101 - there is at least one group
         batch.rows.append(begun)
 
@@ -318,7 +340,7 @@ class VersionApplier:
 
 
 def _latest(found: LatestVersion) -> _Latest:
-    return _Latest(document_of(found.document), found.made_by, found.valid_from, found.planned)
+    return _Latest(document_of(found.document), found.made_by, found.valid_from, found.planned, found.words)
 
 
 def _uuid(event: event_pb2.RecordedEvent) -> UUID:
