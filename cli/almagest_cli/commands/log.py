@@ -319,10 +319,7 @@ def _tell(shard: int, last: administration_pb2.VerifyResponse, *, as_json: bool)
         told = {"shard": shard, "position": last.position, "hash": last.hash.hex(), "rows": last.rows, "fault": found}
         output.print_json(told)
     elif fault is None:
-        out.print(
-            f"shard {shard}: whole up to position {last.position}, hash {last.hash.hex()};"
-            f" {last.rows} rows of other tables agree"
-        )
+        out.print(f"shard {shard}: whole up to position {last.position}, hash {last.hash.hex()}")
     elif fault.table not in {"", "events"}:
         row = f", row {escape(fault.row)}" if fault.row else ""
         told = f"table {fault.table}{row}, does not agree with the events"

@@ -4,13 +4,21 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from almagest.eventstore.v1 import event_pb2, event_store_pb2
+from almagest.eventstore.v1 import administration_pb2, administration_pb2_grpc, event_pb2, event_store_pb2
 from event_store.adapters.postgres import PostgresLog
 
+FILE = 50
 BACKWARDS = event_store_pb2.DIRECTION_BACKWARDS
 EVENTS = 400
 PAYLOAD = 100_000
 WHOLE = EVENTS * PAYLOAD
+
+
+@pytest.fixture
+async def store(databases, replica, tmp_path):
+    """A replica that can archive."""
+    async with replica(databases, archive_directory=tmp_path / "archives", archive_events=FILE) as running:
+        yield running
 
 
 @pytest.fixture
@@ -45,6 +53,17 @@ async def written(store):
     return stream
 
 
+async def archived(store):
+    """Have all events leave for files."""
+    async with store.connect("operator") as client:
+        stub = administration_pb2_grpc.EventStoreAdministrationServiceStub(client.channel)
+        made = 0
+        for shard in (0, 1):
+            request = administration_pb2.ArchiveEventsRequest(shard=shard, until=EVENTS)
+            made += len([answer async for answer in stub.ArchiveEvents(request, timeout=120)])
+        assert made == EVENTS // FILE
+
+
 async def settled(taken) -> int:
     """The bytes that were read, once no more are."""
     before = -1
@@ -65,12 +84,15 @@ def pieces(store, stream, kind) -> AsyncGenerator:
     return aiter(store.query.stub.ReadStream(request))
 
 
+@pytest.mark.parametrize("where", ["rows", "files"])
 @pytest.mark.parametrize("kind", ["subscribe", "all", "forwards", "backwards"])
-async def test_a_reader_that_does_not_read_costs_pages_and_not_the_log(store, taken, kind):
+async def test_a_reader_that_does_not_read_costs_pages_and_not_the_log(store, taken, kind, where):
     """Of forty megabytes a few are read ahead, most of them by the transport, however long the reader takes; then all
     come, once each.
     """
     stream = await written(store)
+    if where == "files":
+        await archived(store)
     taken["bytes"] = 0
     answer = pieces(store, stream, kind)
     seen: list[event_pb2.RecordedEvent] = []

@@ -240,6 +240,11 @@ async def test_what_no_event_tells_of_is_only_the_id_and_the_fingerprint_of_an_a
     }
 
 
+async def test_pages_carry_checksums(admins):
+    """Which find what a disk turned in the columns that no event tells of: on by default, and not switched off by us."""
+    assert await admins[0].fetchval("SHOW data_checksums") == "on"
+
+
 async def test_an_append_that_moved_is_compared_with_the_one_where_it_was_made(store, admins):
     """Its id and its fingerprint too, and that it is there at all; in a bucket that comes home as well."""
     await fill(store)
