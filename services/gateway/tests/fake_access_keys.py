@@ -1,5 +1,6 @@
 """Access keys in memory, and a client that signs by an independent implementation of RFC 9421."""
 
+import asyncio
 import base64
 import hashlib
 import secrets
@@ -41,6 +42,7 @@ class FakeAccessKeys(AccessKeys):
     async def verification(self, key_id: str) -> wire.GetVerificationKeyResponse:
         self._check()
         self.fetched.append(key_id)
+        await asyncio.sleep(0)
         if key_id not in self.keys:
             raise problem(grpc.StatusCode.UNAUTHENTICATED, "ACCESS_KEY_NOT_VALID")
         return self.keys[key_id]

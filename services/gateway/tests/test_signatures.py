@@ -283,6 +283,13 @@ async def test_a_revoked_key_is_forgotten_at_once(by_hmac, fakes):
     assert reason_of(await by_hmac.send("GET", "/v1/products")) == (401, "ACCESS_KEY_NOT_VALID")
 
 
+async def test_many_at_once_ask_for_their_key_once(by_hmac, fakes):
+    """The first of them asks for all."""
+    answers = await asyncio.gather(*(by_hmac.send("GET", "/v1/products") for _ in range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert (len(fakes.access_keys.fetched), len(fakes.access_keys.exchanged)) == (1, 1)
+
+
 async def test_unknown_keys_are_not_asked_for_at_the_rate_of_strangers(by_hmac, fakes):
     """A no is remembered for a moment; that auth is away is not."""
     stranger = str(uuid.uuid4())

@@ -5,22 +5,24 @@ Everything is looked at before the body is, and the nonce is claimed last, so th
 hold the key.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from almagest.auth.v1 import access_keys_pb2
 from chassis import signatures
+from chassis.deadlines import set_deadline, timeout_for
 from chassis.errors import RemoteProblem
 from chassis.revocations import Revocation, Revocations, Revoked
 from chassis.signatures import Signed, VerificationKey
 from grpc import StatusCode
 
 from gateway.application.nonces import Nonces, NoncesAway
-from gateway.application.people import People
+from gateway.application.people import EXCHANGE_SECONDS, People
 from gateway.application.ports import AccessKeys, Person
 
 KEY_SECONDS: Final = 60.0
@@ -39,6 +41,9 @@ _KINDS = {
     access_keys_pb2.ACCESS_KEY_KIND_HMAC_SHA256: signatures.HMAC_SHA256,
     access_keys_pb2.ACCESS_KEY_KIND_ED25519: signatures.ED25519,
 }
+
+
+_Fetch: TypeAlias = "asyncio.Task[tuple[VerificationKey | RemoteProblem, float]]"
 
 
 class SignatureInvalid(Exception):
@@ -97,6 +102,7 @@ class Signatures:
         self._skew = skew
         self._reads_without_memory = reads_without_memory
         self._keys: OrderedDict[str, tuple[VerificationKey | RemoteProblem, float]] = OrderedDict()
+        self._fetching: dict[str, _Fetch] = {}
         revocations.listen(self._heard)
 
     async def verify(self, asked: Asked) -> Verified:
@@ -158,14 +164,22 @@ class Signatures:
     async def _key(self, key_id: str) -> VerificationKey:
         found = self._keys.get(key_id)
         if found is None or time.monotonic() >= found[1]:
-            found = await self._fetched(key_id)
+            if not _is_id(key_id):
+                raise SignatureInvalid("The parameter keyid must be the id of an access key.")
+            task = self._fetching.get(key_id)
+            if task is None:
+                # One for all who wait, in the trace of the first, but not with its deadline.
+                task = asyncio.create_task(self._fetched(key_id))
+                self._fetching[key_id] = task
+                task.add_done_callback(lambda done: self._finished(key_id, done))
+            async with asyncio.timeout(timeout_for(EXCHANGE_SECONDS)):
+                found = await asyncio.shield(task)
         if isinstance(found[0], RemoteProblem):
             raise found[0]
         return found[0]
 
     async def _fetched(self, key_id: str) -> tuple[VerificationKey | RemoteProblem, float]:
-        if not _is_id(key_id):
-            raise SignatureInvalid("The parameter keyid must be the id of an access key.")
+        set_deadline(EXCHANGE_SECONDS)
         seconds = KEY_SECONDS
         try:
             answer = await self._access_keys.verification(key_id)
@@ -183,6 +197,12 @@ class Signatures:
             while len(self._keys) > _MOST_KEYS:
                 self._keys.popitem(last=False)
         return found
+
+    def _finished(self, key_id: str, task: _Fetch) -> None:
+        self._fetching.pop(key_id, None)
+        if not task.cancelled():
+            # Looked at, so that a failure that nobody waits for any more does not complain.
+            task.exception()
 
     def _heard(self, revocation: Revocation) -> None:
         if revocation.kind is Revoked.ACCESS_KEY:

@@ -8,11 +8,12 @@ from starlette.responses import Response
 
 from gateway.entrypoints.dependencies import Asker, Backends, json_response, next_link, uuid_of
 from gateway.entrypoints.documentation import ASKED, LINK, problems, success
+from gateway.entrypoints.signed import SignedRoute
 from gateway.entrypoints.times import timestamp_of
 from gateway.representations.people import AuditEvent, AuditPage
 from gateway.requests import ListAudit
 
-router = APIRouter(tags=["audit"])
+router = APIRouter(tags=["audit"], route_class=SignedRoute)
 
 
 @router.get(
