@@ -49,7 +49,8 @@ def status(*, as_json: Json = False) -> None:
     for title in ("WORKLOAD", "SERIAL", "EXPIRES IN", "SIGNED BY", "IN USE"):
         table.add_column(title, no_wrap=True)
     for row in workloads:
-        in_use = {None: "", True: "[green]yes[/]", False: "[yellow]not yet[/]"}[row["in_use"]]
+        marks: dict[bool | None, str] = {None: "", True: "[green]yes[/]", False: "[yellow]not yet[/]"}
+        in_use = marks[row["in_use"]]
         table.add_row(row["workload"], row["serial"], output.duration(row["seconds_left"]), row["issuer"], in_use)
     out.print(table)
     out.print()

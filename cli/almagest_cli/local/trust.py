@@ -154,7 +154,7 @@ class Trust:
         """Whether a certificate may stay until it is due: one of a trusted authority that is not on its way out."""
         stays = {
             certificate.subject
-            for name, signs, certificate in self.authorities
+            for _, signs, certificate in self.authorities
             if signs or self._state.step in {PUBLISHED, ACTIVATED}
         }
         return leaf.issuer in stays

@@ -49,7 +49,7 @@ class _TlsConnection(SSLConnection):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         given = self.ssl_context
-        self._certificate = given.certfile
+        self._certificate: str | None = given.certfile
         self._made_with: tuple[int, int, int] | None = None
         self.ssl_context = _FreshContext(keyfile=given.keyfile, certfile=given.certfile, ca_certs=given.ca_certs)
 

@@ -41,7 +41,7 @@ class Connections:
         """A call of the peer begins to run, as a task of its own."""
         self._addresses[address] = peer
         if len(self._addresses) > _ADDRESSES:
-            live = {_spoken(address) for connection in accepted(self.port) if (address := peer_of(connection))}
+            live = {_spoken(name) for connection in accepted(self.port) if (name := peer_of(connection))}
             self._addresses = {address: peer for address, peer in self._addresses.items() if address in live}
         if task is not None:
             self._running[task] = peer
