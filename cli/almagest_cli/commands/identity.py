@@ -30,7 +30,7 @@ def status(*, as_json: Json = False) -> None:
     """Show every workload's certificate, the authorities that are trusted, and who is refused."""
     where, authority = _local()
     used = {said[0]: said[3] for said in InUse(where).each() if said is not None}
-    authorities = [
+    authorities: list[dict[str, Any]] = [
         {
             "id": name,
             "signs": signs,

@@ -72,7 +72,8 @@ class _TlsConnection(SSLConnection):
             and not await self.can_read()
         ):
             await self.connect()
-        return await super().read_response(*arguments, **options)
+        answer: Any = await super().read_response(*arguments, **options)
+        return answer
 
     def _signature(self) -> tuple[int, int, int] | None:
         if self._certificate is None:
