@@ -1,4 +1,4 @@
-"""`almagest log verify`, as an operator runs it."""
+"""`almagest log`, as an operator runs it."""
 
 import asyncio
 import json
@@ -7,6 +7,8 @@ import sys
 
 import asyncpg
 import pytest
+
+from .moving import begin, fetch, process
 
 
 @pytest.fixture
@@ -76,3 +78,23 @@ async def test_what_is_refused_is_said(almagest):
     assert code == 2
     code, _, err = await almagest("verify", workload="worker")
     assert (code, "may not call" in err) == (4, True)
+
+
+async def test_a_move_is_cancelled_and_what_became_of_it_is_said(almagest, store, databases):
+    """Which buckets are where; without one under way it is refused."""
+    code, _, err = await almagest("cancel-move")
+    assert (code != 0, "No move of buckets is under way" in err) == (True, True)
+    async with process(databases) as mover:
+        await begin(databases, mover, 0, 99, slice_buckets=50)
+        running = asyncio.create_task(almagest("cancel-move"))
+        async with asyncio.timeout(30):
+            while not await fetch(databases.owner[0], "SELECT FROM moves WHERE cancelled"):  # noqa: ASYNC110 - it is another process
+                await asyncio.sleep(0.05)
+        # The process that had begun it is gone, so the replica ends it.
+        await fetch(databases.owner[0], "UPDATE moves SET leased_until = '-infinity'")
+        code, out, err = await running
+    assert (code, err) == (0, "")
+    assert "0-99: cancelled. They are in shard 0, as before." in out
+    code, out, _ = await almagest("moves", "--json")
+    [told] = map(json.loads, out.splitlines())
+    assert (told["phase"], told["error"], told["slices"]) == ("cancelled", "An operator cancelled it.", [])
