@@ -105,6 +105,26 @@ ROWS: Final[Mapping[str, Row]] = {
     "getMe": _read(),
     "getUser": _row(_OWNER, user_id="user"),
     "findUser": Row(frozenset({"admin", "editor"}), query={"email": "{email}"}),
+    "createUsers": _row(
+        _ADMIN,
+        body=lambda world: {
+            "users": [
+                {
+                    "email": f"{world['fresh']}@example.org",
+                    "password": world["password"],
+                    "first_name": "A",
+                    "last_name": "B",
+                    "roles": ["viewer"],
+                }
+            ]
+        },
+    ),
+    "changeUser": _row(_OWNER, body=lambda _: {"first_name": "Ada"}, user_id="user"),
+    # Asked for somebody who is not there: changing a password ends sessions.
+    "changePassword": _row(_ADMIN, body=lambda world: {"password": world["password"]}, user_id="nobody"),
+    "listSessions": _read(),
+    "endSession": _row(_OWNER, hidden="viewer other", session_id="fresh_session"),
+    "listAudit": _row(_ADMIN),
     # A person may be forgotten by themselves and by admins. Asked of somebody who is not there, so that nobody is.
     "forgetUser": _row(_ADMIN, body=lambda _: {}, user_id="nobody"),
     "getErasure": _row(_ADMIN, user_id="nobody"),

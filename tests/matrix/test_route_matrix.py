@@ -99,13 +99,21 @@ class World:
         body = {"name": uuid.uuid4().hex, "kind": "ed25519"}
         return self.made(self.ask("editor", "POST", "/v1/keys", json=body))["key_id"]
 
+    def create_session(self) -> str:
+        payload = self.log_in("editor")["access_token"].split(".")[1]
+        return orjson.loads(base64.urlsafe_b64decode(payload + "=="))["sid"]
+
     def fresh(self, name: str) -> str:
         """What each request needs a new one of."""
         if name == "fresh_refresh_token":
             return self.log_in("editor")["refresh_token"]
-        return {"fresh_product": self.create_product, "fresh_key": self.create_key, "fresh": lambda: uuid.uuid4().hex}[
-            name
-        ]()
+        made = {
+            "fresh": lambda: uuid.uuid4().hex,
+            "fresh_product": self.create_product,
+            "fresh_key": self.create_key,
+            "fresh_session": self.create_session,
+        }
+        return made[name]()
 
     def __getitem__(self, name: str) -> str:
         return self.fresh(name) if name.startswith("fresh") else self.things[name]
@@ -118,6 +126,7 @@ class World:
         schedules = f"/v1/products/{self.things['product']}/schedules"
         self.things["schedule"] = self.made(self.ask("editor", "POST", schedules, json=plan))["schedule_id"]
         self.things["key"] = self.create_key()
+        self.things["session"] = self.create_session()
         headers = {"Content-Type": "application/x-ndjson"}
         job = self.ask("editor", "POST", "/v1/imports", content=b'{"sku":"x"}\n', headers=headers)
         self.things["job"] = self.made(job)["job_id"]
