@@ -22,6 +22,7 @@ from chassis.sealing.index import IndexKey
 from chassis.sealing.ring import SealingRing
 from gateway.encoding import encode
 from gateway.representations.people import User
+from gateway.representations.shapes import Shape
 from sqlalchemy import LargeBinary, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -45,6 +46,16 @@ class Plain(Row):
     email: Mapped[str] = mapped_column(unique=True)
     first_name: Mapped[str]
     last_name: Mapped[str]
+
+
+class Bare(Shape):
+    """A person in an answer, without a hook."""
+
+    user_id: str
+    email: str
+    first_name: str
+    last_name: str
+    full_name: str
 
 
 class Sealed(Row):
@@ -150,11 +161,13 @@ def alone() -> None:
         "last_name": "King",
         "full_name": "Ada King",
     }
+    bare = Bare(**plain)
     parts: dict[str, Callable[[], object]] = {
         "seal a value": lambda: ring.seal(b"person.1@example.org", context=column_context("users", "email", row)),
         "open a value": lambda: ring.open(closed, context=column_context("users", "email", row)),
         "blind index": lambda: index.of("person.1@example.org"),
         "JSON of a dict (no hook)": lambda: encode(plain),
+        "JSON of a model without hooks": lambda: encode(bare),
         "JSON of a person, whole": lambda: encode(whole),
         "JSON of a person, redacted": lambda: encode(redacted),
     }

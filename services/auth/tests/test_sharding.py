@@ -276,10 +276,10 @@ async def test_a_row_without_its_key_is_refused(parts: Parts):
 
 
 async def test_the_service_role_may_do_only_what_the_service_does(databases):
-    """Least privilege: no change of roles, no trace of an erasure removed, no reading of Alembic's table, no DDL."""
+    """Least privilege: nobody becomes another, no trace of an erasure is removed, Alembic's table is not read, no DDL."""
     forbidden = [
         "UPDATE users SET id = gen_random_uuid()",
-        "UPDATE users SET roles = ARRAY['admin']",
+        "UPDATE users SET command_id = gen_random_uuid()",
         "UPDATE sessions SET expires_at = now()",
         "DELETE FROM used_refresh_tokens",
         "UPDATE commands SET fingerprint = ''",
