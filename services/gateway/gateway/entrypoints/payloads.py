@@ -153,8 +153,8 @@ async def _opened(request: Request, payloads: Payloads, *, required: bool) -> Op
 def _refuse(error: Exception) -> NoReturn:
     match error:
         case UnknownPayloadKey():
-            reason, why = "PAYLOAD_KEY_UNKNOWN", f"The body is encrypted to a key that is not ours: see {KEYS_PATH}."
-            raise Refused(400, reason, why) from None
+            why = f"The body is encrypted to a key that is not ours: see {KEYS_PATH}."
+            raise Refused(400, "PAYLOAD_KEY_UNKNOWN", why) from None
         case StalePayload():
             why = (
                 "The body was encrypted more than five minutes from now, by its iat: encrypt it anew, by a right clock."
