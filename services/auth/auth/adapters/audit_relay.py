@@ -7,7 +7,7 @@ decided, and none comes in before them later.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, cast
 from uuid import UUID
@@ -41,9 +41,9 @@ _logger = structlog.stdlib.get_logger(__name__)
 class Log(Protocol):
     """The appending half of the event store."""
 
-    async def Append(  # noqa: N802 - gRPC's name
+    def Append(  # noqa: N802 - gRPC's name
         self, request: event_store_pb2.AppendRequest, *, timeout: float
-    ) -> event_store_pb2.AppendResponse:
+    ) -> Awaitable[event_store_pb2.AppendResponse]:
         """Write the appends."""
         ...
 
@@ -94,7 +94,7 @@ class AuditRelay:
         rows = await self._pending(shard, at)
         if not rows:
             return 0
-        rest = [entry_of(row) for row in rows]
+        rest: list[Entry] = [entry_of(row) for row in rows]
         while rest:
             # One event of each subject at a time: the next when this one is in the log.
             firsts = {entry.subject_id: entry for entry in reversed(rest)}
