@@ -1,14 +1,15 @@
 -- Moves that are made slice by slice, and that an operator can cancel.
 
+-- One more phase is allowed. The list of moves is short, and read and written a few times a second at most.
 ALTER TABLE moves
+-- squawk-ignore ban-drop-constraint
 DROP CONSTRAINT moves_phase_check,
-ADD CONSTRAINT moves_phase_check CHECK (phase IN ('copying', 'fenced', 'done', 'failed', 'cancelled')) NOT VALID,
+-- squawk-ignore constraint-missing-not-valid
+ADD CONSTRAINT moves_phase_check CHECK (phase IN ('copying', 'fenced', 'done', 'failed', 'cancelled')),
 -- How many buckets are switched together. Those that were begun before are made at once.
 ADD COLUMN slice_buckets smallint NOT NULL DEFAULT 1024,
 -- Whether it is to be ended where it is.
 ADD COLUMN cancelled boolean NOT NULL DEFAULT false;
--- statement
-ALTER TABLE moves VALIDATE CONSTRAINT moves_phase_check;
 -- statement
 -- In shard 0 only, for those who look: the slices that were switched.
 CREATE TABLE move_slices (
