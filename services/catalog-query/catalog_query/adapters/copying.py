@@ -8,6 +8,8 @@ from typing import Final
 
 _PIECE: Final = 500
 """Rows that are encoded at a time: encoding more would keep reads waiting, which share this event loop."""
+ROWS: Final = 2_000
+"""Rows of one statement, which must end within its time also where indexes are kept up and the disk is slow."""
 _SPECIAL: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _NEEDS_ESCAPE: Final = re.compile(r"[\\\n\r]").search
 _NULL: Final = "\udcff"

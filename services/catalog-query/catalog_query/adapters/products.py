@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 from chassis.database.pool import Connection
 
-from catalog_query.adapters.copying import lines
+from catalog_query.adapters.copying import ROWS, lines
 from catalog_query.adapters.postgres import ReadModelShard, rows_of
 from catalog_query.domain.errors import ReadModelDiverged
 from catalog_query.domain.projection import PRODUCTS, Target
@@ -111,8 +111,9 @@ class ProductTable:
         Raises:
             asyncpg.UniqueViolationError: it has one of them.
         """
-        source = lines(row[1:] for row in rows)
-        await connection.copy_to_table("products", schema_name=self._schema, columns=_NAMES, source=source)
+        for start in range(0, len(rows), ROWS):
+            source = lines(row[1:] for row in rows[start : start + ROWS])
+            await connection.copy_to_table("products", schema_name=self._schema, columns=_NAMES, source=source)
 
 
 class ServedProducts:

@@ -10,7 +10,7 @@ from sqlalchemy import TIMESTAMP, MetaData, Select, bindparam, func, select
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from catalog_query.adapters.copying import lines
+from catalog_query.adapters.copying import ROWS, lines
 from catalog_query.adapters.models import product_versions
 from catalog_query.adapters.postgres import ReadModelShard, rows_of
 from catalog_query.adapters.products import COLUMNS
@@ -115,9 +115,10 @@ class VersionTable:
         Raises:
             ReadModelDiverged: a row was not as it was when this was prepared.
         """
-        if ends:
-            ended = await connection.execute(self._statements[_END], *zip(*ends, strict=True))
-            if rows_of(ended) != len(ends):
+        for start in range(0, len(ends), ROWS):
+            piece = ends[start : start + ROWS]
+            ended = await connection.execute(self._statements[_END], *zip(*piece, strict=True))
+            if rows_of(ended) != len(piece):
                 raise ReadModelDiverged
         if self._filling:
             await self.copy(connection, [row for row in rows if row.product.search is not None])
@@ -139,7 +140,7 @@ class VersionTable:
 
     async def copy(self, connection: Connection, rows: Sequence[VersionRow]) -> None:
         """Add rows that bring their words, in the fastest way that there is."""
-        if rows:
+        for start in range(0, len(rows), ROWS):
             source = lines(
                 (
                     *row.product[1:],
@@ -150,7 +151,7 @@ class VersionTable:
                     row.superseded_at or _FOREVER,
                     row.planned,
                 )
-                for row in rows
+                for row in rows[start : start + ROWS]
             )
             await connection.copy_to_table("product_versions", schema_name=self._schema, columns=_COPIED, source=source)
 
