@@ -22,18 +22,20 @@ PACKAGES = {
 MATRIX: Mapping[str, Mapping[str, str]] = {
     "auth": {
         "access_keys": "SELECT INSERT UPDATE(expires_at, last_used_at, revoked_at, sealed_secret) DELETE",
+        "audit_events": "SELECT INSERT",
+        "audit_relays": "SELECT INSERT UPDATE(event_id, held_until, holder, transaction_id)",
         "commands": "SELECT INSERT",
         "data_keys": "SELECT INSERT UPDATE(changed_at, state, wrapped) DELETE",
         "email_indexes": "SELECT INSERT DELETE",
         "erasures": "SELECT INSERT UPDATE(certified_at, sealed_terms, searched_until, stores)",
         "payload_keys": "SELECT INSERT UPDATE(retired_at, sealed_private_key, state)",
         "revocations": "SELECT INSERT DELETE",
-        "sessions": "SELECT INSERT UPDATE(revoked_at, token_hash) DELETE",
+        "sessions": "SELECT INSERT UPDATE(refreshed_at, revoked_at, token_hash) DELETE",
         "signing_keys": "SELECT INSERT UPDATE(retired_at, sealed_private_key, state)",
         "subject_keys": "SELECT INSERT UPDATE(destroyed_at, key_id, wrapped)",
         "used_refresh_tokens": "SELECT INSERT",
-        "users": "SELECT INSERT"
-        " UPDATE(generation, password_hash, sealed_email, sealed_first_name, sealed_last_name) DELETE",
+        "users": "SELECT INSERT UPDATE(disabled_at, generation, password_hash, roles,"
+        " sealed_email, sealed_first_name, sealed_last_name) DELETE",
     },
     "catalog_query": {
         "checkpoints": "SELECT INSERT UPDATE",
