@@ -3,7 +3,7 @@
 import ssl
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import RedisSSLContext, SSLConnection
@@ -72,8 +72,7 @@ class _TlsConnection(SSLConnection):
             and not await self.can_read()
         ):
             await self.connect()
-        answer: Any = await super().read_response(*arguments, **options)
-        return answer
+        return cast("Any", await super().read_response(*arguments, **options))
 
     def _signature(self) -> tuple[int, int, int] | None:
         if self._certificate is None:

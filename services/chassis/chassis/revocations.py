@@ -13,7 +13,7 @@ it without comparing clocks of different machines.
 import asyncio
 import enum
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -128,7 +128,7 @@ class Revocations:
             del self._known[oldest]
 
 
-async def told(revocations: Revocations) -> AsyncIterator[list[Revocation]]:
+async def told(revocations: Revocations) -> AsyncGenerator[list[Revocation]]:
     """What one listener is told: all that is in force, news as they come, and nothing at least once a second."""
     news: asyncio.Queue[Revocation] = asyncio.Queue()
     stop = revocations.listen(news.put_nowait)

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 _DESCRIPTORS = (Path("/proc/self/fd"), Path("/dev/fd"))
 
@@ -37,4 +38,7 @@ def peer_of(connection: socket.socket) -> tuple[str, int] | None:
     except OSError:
         return None
     # A socket that takes both kinds of addresses shows those of IPv4 as a part of IPv6.
-    return (str(name[0]).removeprefix("::ffff:"), int(name[1])) if isinstance(name, tuple) else None
+    if not isinstance(name, tuple):
+        return None
+    host, port, *_ = cast("tuple[Any, ...]", name)
+    return str(host).removeprefix("::ffff:"), int(port)

@@ -2,6 +2,7 @@
 
 from chassis.database.migrations import run_environment
 
-from auth.adapters.sealed_tables import Row
+from auth.adapters.sealed_tables import DataKeyRow
 
-run_environment(Row.metadata)
+# All tables of auth share their metadata.
+run_environment(DataKeyRow.metadata)
