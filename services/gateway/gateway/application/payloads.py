@@ -21,7 +21,9 @@ from chassis.payloads import Header, InvalidPayload, PrivateKey, Suite, header_o
 from gateway.application.nonces import Nonces
 
 WINDOW_SECONDS: Final = 300.0
-"""How far the time that a message says it was made at may be from ours."""
+"""How old a message may be."""
+SKEW_SECONDS: Final = 5.0
+"""How far ahead of ours its clock may be."""
 LONGEST_ID: Final = 128
 _PURPOSE: Final = "payload"
 _REFRESH_SECONDS: Final = 10.0
@@ -103,9 +105,11 @@ class Payloads:
         made_at = header.get("iat")
         if isinstance(made_at, bool) or not isinstance(made_at, int):
             raise InvalidPayload("the header of the message has no iat, in seconds")
-        if abs(time.time() - made_at) > WINDOW_SECONDS:
+        if not -SKEW_SECONDS <= time.time() - made_at <= WINDOW_SECONDS:
             raise StalePayload
-        if not await self._nonces.claim(_PURPOSE, _text(header, "jti"), seconds=2 * WINDOW_SECONDS):
+        # What was claimed before the memory was lost must not be claimed again after it.
+        since = made_at - 2 * SKEW_SECONDS
+        if not await self._nonces.claim(_PURPOSE, _text(header, "jti"), seconds=2 * WINDOW_SECONDS, since=since):
             raise PayloadReplayed
         return Opened(plaintext, header)
 
