@@ -156,7 +156,7 @@ def _refuse(error: Exception) -> NoReturn:
             why = f"The body is encrypted to a key that is not ours: see {KEYS_PATH}."
             raise Refused(400, "PAYLOAD_KEY_UNKNOWN", why) from None
         case StalePayload():
-            why = "By its iat, the body was encrypted over five minutes ago, or is to be: encrypt it anew, by a right clock."
+            why = "By its iat, the body is over five minutes old, or of the future: encrypt it anew, by a right clock."
             raise Refused(400, "PAYLOAD_STALE", why) from None
         case PayloadReplayed():
             why = "This encrypted body came before. To repeat a request, encrypt it anew; give it an Idempotency-Key."
