@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import uuid
+from dataclasses import fields
 from typing import Any, cast
 
 import uvloop
@@ -57,7 +58,7 @@ async def run() -> None:
     configure_logging("no-backend", "WARNING")
     configure_tracing(settings, "no-backend")
     memory = cast("Any", Memory(sys.stdin.buffer.read()))
-    ports = Ports(memory, memory, memory, memory, NoKeyMemory(), memory, memory, memory, memory, memory)
+    ports = Ports(**{field.name: memory for field in fields(Ports)} | {"keys": NoKeyMemory()})
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await serve(create_app(settings, ports, Readiness(), Quotas(), Feeds(per_person=1)), settings, stop)

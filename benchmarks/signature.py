@@ -38,7 +38,7 @@ def main() -> None:
         door = stack.enter_context(Door.to(system))
         made = door.call("POST", "/v1/products", json={"sku": "signed", "kind": "general", "name": "Signed"})
         target = f"/v1/products/{made.json()['product_id']}"
-        door.await_that(target, lambda _: True)
+        door.get(target, headers={"Almagest-Consistency": made.headers["almagest-consistency"]})
         token = f"Authorization: Bearer {door.http.headers['authorization'].partition(' ')[2]}"
         runs: dict[str, Callable[[], list[bytes]]] = {
             "access token": lambda: [_request(system, target, [token])] * REQUESTS

@@ -28,7 +28,8 @@ MAY = {
     "GetShardMap": {"catalog-command", "catalog-query", "worker", "operator"},
 }
 MAY_ADMINISTER = {
-    method: {"operator"} for method in ("Verify", "MoveBuckets", "ListMoves", "ArchiveEvents", "ListArchives")
+    method: {"operator"}
+    for method in ("Verify", "MoveBuckets", "ListMoves", "CancelMove", "ArchiveEvents", "ListArchives")
 }
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import grpc
 import pytest
+from almagest.auth.v1 import privacy_pb2
 from almagest.jobs.v1 import jobs_pb2, jobs_pb2_grpc
 from chassis.errors import RemoteProblem
 from chassis.policy import complete
+from chassis.searching.servicer import POLICY as SEARCHING
 from worker.entrypoints.policy import POLICY
 
 SKIP = jobs_pb2.ON_ERROR_SKIP
@@ -38,8 +40,10 @@ async def call(stub: Any, method: str, token: str | None) -> None:
 
 def test_the_policy_has_a_row_for_each_method() -> None:
     """No more and no less, and every row is tried below."""
-    complete(POLICY, [jobs_pb2.DESCRIPTOR.services_by_name["JobsService"]])
-    assert {name.rpartition("/")[2] for name in POLICY} == REQUESTS.keys()
+    jobs = jobs_pb2.DESCRIPTOR.services_by_name["JobsService"]
+    complete(POLICY, [jobs, privacy_pb2.DESCRIPTOR.services_by_name["PersonalDataService"]])
+    ours = {name.rpartition("/") for name in POLICY if name not in SEARCHING}
+    assert ours == {(f"/{jobs.full_name}", "/", method) for method in REQUESTS}
 
 
 async def test_only_the_gateway_enters_and_only_for_a_person_with_the_scope(
