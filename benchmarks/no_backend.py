@@ -39,8 +39,9 @@ class Memory:
     def __init__(self, document: bytes) -> None:
         self._document = query_pb2.ProductDocument(document=document, revision=3, consistency_token="CAEQXSAD")
 
-    async def exchange(self, access_token: str) -> auth_pb2.ExchangeTokenResponse:
+    async def exchange(self, access_token: str, bound_to: str) -> auth_pb2.ExchangeTokenResponse:
         """A transaction token for an hour."""
+        del bound_to
         answer = auth_pb2.ExchangeTokenResponse(transaction_token=access_token)
         answer.expires_at.FromSeconds(int(time.time()) + 3600)
         return answer
