@@ -23,6 +23,8 @@ class Settings(DatabaseSettings):
     """How long an access token is good for."""
     session_seconds: int = Field(default=14 * 24 * 3600, ge=60)
     """When a session ends at the latest, however often it is refreshed."""
+    session_idle_seconds: int = Field(default=3 * 24 * 3600, ge=3600)
+    """When a session ends that nobody refreshes: after a long weekend, unless it is told otherwise."""
     transaction_token_seconds: int = Field(default=60, ge=5, le=60)
     """How long a transaction token is good for, and with it the work of a session that has ended."""
     key_publication_seconds: int = Field(default=600, ge=0)
@@ -63,6 +65,11 @@ class Settings(DatabaseSettings):
     def session_lifetime(self) -> timedelta:
         """How long a session may go on."""
         return timedelta(seconds=self.session_seconds)
+
+    @property
+    def session_idle_limit(self) -> timedelta:
+        """How long a session goes on without being refreshed."""
+        return timedelta(seconds=self.session_idle_seconds)
 
     @property
     def transaction_lifetime(self) -> timedelta:

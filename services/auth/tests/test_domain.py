@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+IDLE = timedelta(days=2)
 ISSUER = "spiffe://almagest.internal/auth"
 
 
@@ -63,11 +64,15 @@ def session(**changes: object) -> Session:
         (b"current", False, {"revoked_at": NOW}, Verdict.OVER),
         (b"earlier", True, {"revoked_at": NOW}, Verdict.OVER),
         (b"guessed", False, {"revoked_at": NOW}, Verdict.FOREIGN),
+        (b"current", False, {"started_at": NOW - IDLE}, Verdict.OVER),
+        (b"current", False, {"started_at": NOW - IDLE, "refreshed_at": NOW - IDLE / 2}, Verdict.CONTINUES),
+        (b"current", False, {"started_at": NOW - 2 * IDLE, "refreshed_at": NOW - IDLE}, Verdict.OVER),
+        (b"earlier", True, {"started_at": NOW - IDLE}, Verdict.OVER),
     ],
 )
 def test_refresh_tokens_are_judged(presented: bytes, used: bool, changes: dict[str, object], verdict: Verdict):  # noqa: FBT001
     """The last token continues, an earlier one is reuse, a guess is nothing, and a session that is over stays so."""
-    assert judge(session(**changes), presented=presented, used_before=used, now=NOW) is verdict
+    assert judge(session(**changes), presented=presented, used_before=used, idle_limit=IDLE, now=NOW) is verdict
 
 
 def test_a_refresh_token_names_its_session():

@@ -129,6 +129,23 @@ async def test_a_session_ends_at_its_time_however_often_it_is_refreshed(service,
     assert await reason(exchange(service, tokens)) == "SESSION_ENDED"
 
 
+async def test_a_session_that_nobody_refreshes_ends(service, newcomer, log_in, databases, settings):
+    """Short of its absolute end; one that was refreshed in time goes on."""
+    user = await newcomer()
+    asleep, awake = await refresh(service, await log_in(user)), await refresh(service, await log_in(user))
+    for tokens, seconds in ((asleep, 0), (awake, 600)):
+        for dsn in databases.owner:
+            connection = await asyncpg.connect(dsn)
+            await connection.execute(
+                "UPDATE sessions SET refreshed_at = now() - make_interval(secs => $2) WHERE id = $1",
+                session_of(tokens.refresh_token),
+                settings.session_idle_seconds - seconds,
+            )
+            await connection.close()
+    assert await reason(refresh(service, asleep)) == "SESSION_ENDED"
+    assert (await refresh(service, awake)).access_token
+
+
 async def test_no_refresh_token_stands_in_the_database(service, newcomer, log_in, databases):
     """Only hashes do, of the good one and of the used ones."""
     first = await log_in(await newcomer())

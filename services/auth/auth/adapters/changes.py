@@ -1,7 +1,7 @@
 """Changes of people and their sessions in Postgres, each in one transaction with its revocations and its audit."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from chassis.revocations import Revoked
@@ -30,10 +30,12 @@ class PostgresChanges:
         sessions: async_sessionmaker[AsyncSession],
         revocations: PostgresRevocations,
         *,
+        idle_limit: timedelta,
         clock: Callable[[], datetime],
     ) -> None:
         self._sessions = sessions
         self._revocations = revocations
+        self._idle_limit = idle_limit
         self._clock = clock
 
     async def credentials(self, user_id: UUID) -> Credentials | None:
@@ -98,7 +100,8 @@ class PostgresChanges:
             .order_by(SessionRow.started_at.desc())
         )
         async with self._sessions.begin() as unit:
-            return [known_session(row) for row in await unit.scalars(wanted)]
+            found = [known_session(row) for row in await unit.scalars(wanted)]
+        return [session for session in found if not session.idle(self._clock(), self._idle_limit)]
 
     async def session(self, session_id: UUID) -> Session | None:
         """One session."""

@@ -113,6 +113,7 @@ class Terms:
     trust_domain: str
     access_lifetime: timedelta
     session_lifetime: timedelta
+    idle_limit: timedelta
     transaction_lifetime: timedelta
     clock: Clock
     fresh_id: Callable[[], UUID]
@@ -198,6 +199,7 @@ async def refresh_session(
                 presented=presented,
                 used_before=await family.used_before(presented),
                 bound_to=bound_to,
+                idle_limit=terms.idle_limit,
                 now=now,
             )
             if verdict is Verdict.CONTINUES and not user.disabled:
@@ -240,6 +242,7 @@ async def log_out(token: str, *, sessions: Sessions, audit: Audit, terms: Terms)
             presented=presented,
             used_before=await family.used_before(presented),
             bound_to=family.session.bound_to,
+            idle_limit=terms.idle_limit,
             now=now,
         )
         if verdict in {Verdict.CONTINUES, Verdict.REUSED}:

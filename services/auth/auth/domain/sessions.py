@@ -8,7 +8,7 @@ races itself.
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from uuid import UUID
 
@@ -36,6 +36,10 @@ class Session:
         """Whether the session is neither revoked nor over."""
         return self.revoked_at is None and now < self.expires_at
 
+    def idle(self, now: datetime, limit: timedelta) -> bool:
+        """Whether nobody has refreshed it for so long that its person is taken to be gone (ASVS 7.3.1)."""
+        return now >= (self.refreshed_at or self.started_at) + limit
+
 
 class Verdict(Enum):
     """What a presented refresh token means for its session."""
@@ -48,7 +52,13 @@ class Verdict(Enum):
 
 
 def judge(
-    session: Session, *, presented: bytes, used_before: bool, bound_to: str | None = None, now: datetime
+    session: Session,
+    *,
+    presented: bytes,
+    used_before: bool,
+    bound_to: str | None = None,
+    idle_limit: timedelta,
+    now: datetime,
 ) -> Verdict:
     """Decide on the hash of a presented refresh token.
 
@@ -58,7 +68,7 @@ def judge(
     """
     if presented != session.token_hash and not used_before:
         return Verdict.FOREIGN
-    if not session.alive(now):
+    if not session.alive(now) or session.idle(now, idle_limit):
         return Verdict.OVER
     if bound_to != session.bound_to:
         return Verdict.UNPROVEN
