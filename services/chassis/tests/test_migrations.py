@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from chassis.database.migrations import MigrationError, downgrade, upgrade
+from chassis.database.migrations import RESTORING, MigrationError, downgrade, upgrade
 
 PACKAGE = "sample_migrations"
 
@@ -126,6 +126,63 @@ async def test_a_failing_migration_leaves_its_database_as_it_was(package: Path, 
     broken.unlink()
     async with asyncio.timeout(10):
         await upgrade(PACKAGE, dsns[:1], "event_store")
+
+
+async def test_a_migration_gives_way_to_those_who_use_its_table(package: Path, dsns: list[str]) -> None:
+    """While somebody's long transaction keeps it from a table, nobody queues behind it; it gets through afterwards."""
+    await upgrade(PACKAGE, dsns[:1], "event_store", "0001")
+    holder, user = [await asyncpg.connect(dsns[0]) for _ in range(2)]
+    try:
+        transaction = holder.transaction()
+        await transaction.start()
+        await holder.execute("insert into migrated values (1)")
+        migrating = asyncio.create_task(upgrade(PACKAGE, dsns[:1], "event_store"))
+        # Far more than a migration waits for a lock, far less than it has patience.
+        await user.execute("set statement_timeout = '2s'")
+        async with asyncio.timeout(30):
+            while not await user.fetchval(
+                "select exists (select from pg_stat_activity where datname = current_database()"
+                " and application_name = 'almagest migrate' and query ilike 'alter table%')"
+            ):
+                await user.execute("insert into migrated values (2)")
+        for number in range(20):
+            await user.execute("insert into migrated values ($1)", number)
+        assert not migrating.done()
+        await transaction.commit()
+        await migrating
+        assert await _columns(dsns[0]) == ["m", "n"]
+    finally:
+        await holder.close()
+        await user.close()
+
+
+async def test_who_is_in_the_way_for_too_long_is_named(
+    package: Path, dsns: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says whose process uses which table, and the database is as it was."""
+    monkeypatch.setattr("chassis.database.migrations._PATIENCE_SECONDS", 0.0)
+    await upgrade(PACKAGE, dsns[:1], "event_store", "0001")
+    holder = await asyncpg.connect(dsns[0])
+    try:
+        async with holder.transaction():
+            await holder.execute("insert into migrated values (1)")
+            with pytest.raises(
+                MigrationError, match=rf"process {holder.get_server_pid()} of almagest_owner, in migrated"
+            ):
+                await upgrade(PACKAGE, dsns[:1], "event_store")
+        await upgrade(PACKAGE, dsns[:1], "event_store")
+    finally:
+        await holder.close()
+
+
+async def test_a_database_that_is_being_restored_is_not_migrated(package: Path, dsns: list[str], postgres: Any) -> None:
+    """What looks whole before it is would be served."""
+    name = dsns[0].partition("?")[0].rpartition("/")[2]
+    postgres.execute(f"comment on database {name} is '{RESTORING} (backup 1)'")
+    with pytest.raises(MigrationError, match=r"backup 1.*almagest restore"):
+        await upgrade(PACKAGE, dsns[:1], "event_store")
+    postgres.execute(f"comment on database {name} is 'anything else'")
+    await upgrade(PACKAGE, dsns[:1], "event_store")
 
 
 async def test_what_cannot_work_is_said(package: Path, dsns: list[str]) -> None:

@@ -7,17 +7,26 @@ A service's `migrations/env.py` is two lines:
 
 Several processes may start a migration at once, as pods do: an advisory lock per database lets one work and the others
 find it done.
+
+A migration whose statement waits for a table holds up everybody who comes to that table after it, also those who would
+only read: they queue behind it. So it waits for a twentieth of a second at most, gives way, and comes again; a revision
+is one transaction, hence it was not there at all. What was in its way is named when it never gets through.
+
+A database into which a backup is being restored (`almagest restore`) is not migrated, and so not served: it would look
+whole before it is.
 """
 
 import asyncio
 import importlib.util
+import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from alembic import command, context
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, MetaData, NullPool
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from chassis.database.connection import LOST, connect
@@ -27,6 +36,16 @@ _LOCK_SECONDS = 300.0
 _STATEMENT_SECONDS = 600.0
 _WAIT_SECONDS = 60.0
 _ATTEMPT_SECONDS = 0.25
+_LOCK_TIMEOUT: Final = "50ms"
+_GIVE_WAY_SECONDS: Final = (0.1, 5.0)
+"""The first and the longest pause after a lock that was not to be had."""
+_PATIENCE_SECONDS: Final = 120.0
+"""How long a database's locks are tried for."""
+_NOT_TO_BE_HAD: Final = frozenset({"55P03", "40P01"})
+"""A lock in time; a lock at all, without a deadlock."""
+
+RESTORING: Final = "almagest: a restore is under way"
+"""How the comment of a database begins into which a backup is being restored; `almagest restore` writes it."""
 
 _logger = structlog.stdlib.get_logger(__name__)
 
@@ -93,14 +112,51 @@ async def _each(
                 raw: Any = (await connection.get_raw_connection()).driver_connection
                 await _lock(raw)
                 try:
+                    await _require_whole(raw)
                     await _require_role(raw, service_role)
-                    await connection.run_sync(_with_connection, configuration(package, service_role), step)
-                    await connection.commit()
+                    await _giving_way(connection, raw, configuration(package, service_role), step)
                 finally:
                     await raw.execute("select pg_advisory_unlock($1)", _LOCK)
         finally:
             await engine.dispose()
         _logger.info("migrated", package=package, shard=shard)
+
+
+async def _giving_way(connection: Any, raw: Any, config: Config, step: Callable[[Config], None]) -> None:
+    """Migrate; whenever a lock is not to be had at once, let those through who wait behind, and go on."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _PATIENCE_SECONDS
+    pause, longest = _GIVE_WAY_SECONDS
+    while True:
+        try:
+            await connection.run_sync(_with_connection, config, step)
+            await connection.commit()
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in _NOT_TO_BE_HAD:
+                raise
+            await connection.rollback()
+            if loop.time() >= deadline:
+                raise MigrationError(
+                    f"a lock was not to be had within {_PATIENCE_SECONDS:g} seconds, of which nobody was kept waiting "
+                    f"for more than {_LOCK_TIMEOUT} at a time; in its way: {await _in_the_way(raw)}"
+                ) from error
+            _logger.info("gave way to those who use the tables", problem=str(error.orig))
+        else:
+            return
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that two do not meet for ever
+        pause = min(2 * pause, longest)
+
+
+async def _in_the_way(raw: Any) -> str:
+    """Who uses tables of this database at the moment, for a message. What they run is not for every role to see."""
+    holders = await raw.fetch(
+        "select l.pid, a.usename, string_agg(distinct l.relation::regclass::text, ', ') as tables"
+        " from pg_locks l join pg_stat_activity a using (pid)"
+        " where l.locktype = 'relation' and l.granted and l.pid <> pg_backend_pid() and l.relation >= 16384"
+        " and l.database = (select oid from pg_database where datname = current_database())"
+        " group by l.pid, a.usename order by l.pid limit 5"
+    )
+    return "; ".join(f"process {pid} of {user}, in {tables}" for pid, user, tables in holders) or "nobody any more"
 
 
 def _with_connection(connection: Connection, config: Config, step: Callable[[Config], None]) -> None:
@@ -114,8 +170,18 @@ async def _lock(raw: Any) -> None:
             await raw.execute("select pg_advisory_lock($1)", _LOCK)
     except TimeoutError as error:
         raise MigrationError("another process has been migrating this database for too long") from error
-    # From here on: rather fail than hold up the services that use the tables.
-    await raw.execute("set lock_timeout = '5s'")
+    # From here on: rather come again than hold up the services that use the tables.
+    await raw.execute(f"set lock_timeout = '{_LOCK_TIMEOUT}'")
+
+
+async def _require_whole(raw: Any) -> None:
+    comment = await raw.fetchval(
+        "select shobj_description(oid, 'pg_database') from pg_database where datname = current_database()"
+    )
+    if comment is not None and comment.startswith(RESTORING):
+        raise MigrationError(
+            f"{comment}; it has not come to its end: give the same `almagest restore` again, or drop the database"
+        )
 
 
 async def _require_role(raw: Any, service_role: str) -> None:
