@@ -41,6 +41,7 @@ from catalog_query.settings import Settings
 from chassis.database.migrations import upgrade
 from chassis.database.pool import Database
 from chassis.identity.files import FileIdentitySource
+from chassis.process import collect_seldom
 from chassis.rpc.channel import Channel
 from chassis.telemetry.logging import configure_logging
 from google.protobuf.empty_pb2 import Empty
@@ -161,6 +162,7 @@ async def replay(stack: AsyncExitStack, postgres: EmbeddedPostgres, log: EventSt
         chores=Rebuilds([GenerationsShard(shard) for shard in read_models]),
     )
     await projections.recall()
+    collect_seldom()
     spent, own = cpu_seconds(postgres.daemon.pid or 0, server), time.process_time()
     began = time.perf_counter()
     task = asyncio.create_task(projections.run())

@@ -193,6 +193,16 @@ def _end_process_unless_cancelled(watch: asyncio.Task[None]) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+def collect_seldom() -> None:
+    """Look for cyclic garbage seldom, and never among what stands since the start. Nearly all of ours is freed without.
+
+    A process that keeps a hundred thousand documents spent a third of its time looking through them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLD)
+
+
 Bootstrap = Callable[[Settings, Chassis[Settings]], AbstractAsyncContextManager[Assembly]]
 
 
@@ -324,9 +334,7 @@ async def serve(service: str, settings: Settings, bootstrap: Bootstrap[Settings]
     except BaseException:
         told_to_stop.cancel()
         raise
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLD)
+    collect_seldom()
     _logger.info("serving", grpc_port=bound.grpc_port, http_port=bound.http_port)
     await asyncio.wait({service_running.failed, told_to_stop}, return_when=asyncio.FIRST_COMPLETED)
     told_to_stop.cancel()

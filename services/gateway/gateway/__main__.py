@@ -1,13 +1,13 @@
 """`python -m gateway serve`: the door, until SIGTERM."""
 
 import asyncio
-import gc
 import signal
 import sys
 
 import structlog
 import uvloop
 from chassis.identity.certificate import InvalidIdentity
+from chassis.process import collect_seldom
 from chassis.telemetry.logging import configure_logging
 from pydantic import ValidationError
 
@@ -16,7 +16,6 @@ from gateway.server import ServerFailed, serve
 from gateway.settings import Settings
 
 _USAGE_ERROR = 2
-_GC_THRESHOLD = (50_000, 20, 20)
 _logger = structlog.stdlib.get_logger(__name__)
 
 
@@ -31,9 +30,7 @@ async def run(settings: Settings) -> None:
         loop.add_signal_handler(number, draining.set)
     async with gateway(settings) as (application, readiness, feeds):
         readiness.serving = True
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLD)
+        collect_seldom()
 
         async def drain() -> None:
             await draining.wait()
