@@ -48,8 +48,13 @@ generated: $(VENV)/dev ## The wire stays compatible; generated code and pages ar
 	$(BIN)/python tools/problems_page.py --check
 	$(BIN)/python tools/policy_page.py --check
 
+# Whatever system the shell is pointed at: these tests start their own.
 unit: $(VENV)/dev ## The tests, on all cores
-	$(BIN)/pytest -n auto --dist loadgroup
+	env -u ALMAGEST_URL -u ALMAGEST_CA $(BIN)/pytest -n auto --dist loadgroup
+
+.PHONY: e2e
+e2e: $(VENV)/dev ## End to end: a system of its own, or the one that ALMAGEST_URL, _CA, _EMAIL and _PASSWORD name
+	$(BIN)/pytest tests/e2e
 
 # By itself, after the tests: it takes the machine, and what it does to its processes is no business of others.
 SECONDS := 180

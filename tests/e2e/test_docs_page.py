@@ -12,7 +12,7 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from harness.running import RunningSystem
+from harness.running import Reached
 from playwright.async_api import Page, async_playwright, expect
 
 pytestmark = pytest.mark.xdist_group("system")
@@ -41,10 +41,10 @@ class Seen:
     requests: list[str] = field(default_factory=list[str])
 
 
-def _key_pin(system: RunningSystem) -> str:
+def _key_pin(reached: Reached) -> str:
     """The public key of the gateway, as Chromium's command line names it."""
-    address = urlsplit(system.url)
-    shown = ssl.get_server_certificate((address.hostname or "", address.port or 0), ca_certs=str(system.ca))
+    address = urlsplit(reached.url)
+    shown = ssl.get_server_certificate((address.hostname or "", address.port or 0), ca_certs=str(reached.ca))
     key = x509.load_pem_x509_certificate(shown.encode()).public_key()
     return base64.b64encode(
         hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
@@ -61,9 +61,9 @@ def chromium() -> str:
 
 
 @pytest.fixture
-async def docs(chromium: str, system: RunningSystem) -> AsyncIterator[Seen]:
+async def docs(chromium: str, reached: Reached) -> AsyncIterator[Seen]:
     """The page in a browser that trusts this gateway's key and no other."""
-    flags = [*_FLAGS, f"--ignore-certificate-errors-spki-list={_key_pin(system)}"]
+    flags = [*_FLAGS, f"--ignore-certificate-errors-spki-list={_key_pin(reached)}"]
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=chromium, args=flags, chromium_sandbox=False, timeout=60_000
@@ -79,18 +79,18 @@ async def docs(chromium: str, system: RunningSystem) -> AsyncIterator[Seen]:
             page.on("request", lambda request: seen.requests.append(request.url))
             page.on("requestfailed", lambda request: seen.complaints.append(f"{request.url}: {request.failure}"))
             await page.add_init_script(_REPORT_VIOLATIONS)
-            await page.goto(f"{system.url}/docs", wait_until="networkidle")
+            await page.goto(f"{reached.url}/docs", wait_until="networkidle")
             yield seen
         finally:
             await browser.close()
 
 
-async def test_the_docs_page_shows_every_operation_and_asks_nobody_else(docs: Seen, system: RunningSystem) -> None:
+async def test_the_docs_page_shows_every_operation_and_asks_nobody_else(docs: Seen, reached: Reached) -> None:
     """All operations of the description are there; an opened one shows its example; nothing is complained of, refused by policy or fetched from elsewhere, which the policy would refuse."""
     page = docs.page
     await expect(page.locator(".info .title")).to_contain_text("Almagest")
-    async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=str(system.ca))) as client:
-        description = (await client.get(f"{system.url}/openapi.json")).json()
+    async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=str(reached.ca))) as client:
+        description = (await client.get(f"{reached.url}/openapi.json")).json()
     methods = {"get", "put", "post", "delete", "patch"}
     operations = {
         operation["operationId"]
@@ -108,7 +108,7 @@ async def test_the_docs_page_shows_every_operation_and_asks_nobody_else(docs: Se
 
     assert await page.evaluate("window.violations") == []
     assert docs.complaints == []
-    ours = urlsplit(system.url).netloc
+    ours = urlsplit(reached.url).netloc
     addresses = [urlsplit(url) for url in docs.requests]
     assert {address.netloc for address in addresses if address.scheme not in {"data", "blob"}} == {ours}
 

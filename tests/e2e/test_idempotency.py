@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from harness.door import Door
-from harness.running import RunningSystem
+from harness.running import Reached, RunningSystem
 from redis import Redis
 
 pytestmark = pytest.mark.xdist_group("system")
@@ -55,13 +55,13 @@ def test_while_redis_is_away_writes_and_their_repeats_work(
     assert again.headers["idempotency-replayed"] == "true"
 
 
-def test_many_at_once_are_one(door: Door, system: RunningSystem, product: dict[str, Any]) -> None:
+def test_many_at_once_are_one(door: Door, reached: Reached, product: dict[str, Any]) -> None:
     """Those that do not get the answer are told that it is being worked on."""
     headers = {"Idempotency-Key": uuid.uuid4().hex, "Authorization": door.http.headers["authorization"]}
-    tls = ssl.create_default_context(cafile=str(system.ca))
+    tls = ssl.create_default_context(cafile=str(reached.ca))
     # HTTP/1.1: a connection of its own for each that is in flight.
     with (
-        httpx.Client(base_url=system.url, verify=tls, headers=headers, timeout=30) as many,
+        httpx.Client(base_url=reached.url, verify=tls, headers=headers, timeout=30) as many,
         ThreadPoolExecutor(16) as pool,
     ):
         answers = list(pool.map(lambda _: many.post("/v1/products", json=product), range(32)))

@@ -9,25 +9,19 @@ from typing import Any
 import httpx
 import pytest
 from harness.door import Door
-from harness.running import RunningSystem
+from harness.running import Reached
 
 pytestmark = pytest.mark.xdist_group("system")
 PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture(scope="module")
-def door(system: RunningSystem) -> Iterator[Door]:
-    with Door.to(system) as door:
-        yield door
-
-
-@pytest.fixture(scope="module")
-def viewer(door: Door, system: RunningSystem) -> Iterator[Door]:
+def viewer(door: Door, reached: Reached) -> Iterator[Door]:
     """Somebody who may read only."""
     email = f"viewer-{uuid.uuid4().hex[:8]}@example.com"
     person = {"email": email, "password": PASSWORD, "first_name": "Vi", "last_name": "Ewer", "roles": ["viewer"]}
     assert door.http.post("/v1/users", json=person).status_code == 201
-    with Door(system.url, system.ca, email=email, password=PASSWORD) as viewer:
+    with Door(reached.url, reached.ca, email=email, password=PASSWORD) as viewer:
         yield viewer
 
 

@@ -15,7 +15,7 @@ import orjson
 import pytest
 from chassis.payloads import PrivateKey, PublicKey, Suite, header_of, seal, unseal
 from harness.door import Door
-from harness.running import RunningSystem
+from harness.running import Reached, RunningSystem
 from redis import Redis
 
 pytestmark = pytest.mark.xdist_group("system")
@@ -103,9 +103,9 @@ def test_a_person_is_created_and_read_and_nobody_in_between_can_read_along(clien
     assert b"Lovelace" not in again.content
 
 
-def test_a_session_is_begun_and_its_tokens_are_for_the_client_alone(client: Client, system: RunningSystem) -> None:
+def test_a_session_is_begun_and_its_tokens_are_for_the_client_alone(client: Client, reached: Reached) -> None:
     """The password does not pass in the clear, nor do the tokens."""
-    path, wanted = "/v1/sessions", {"email": system.admin_email, "password": system.admin_password}
+    path, wanted = "/v1/sessions", {"email": reached.admin_email, "password": reached.admin_password}
     response = client.send("POST", path, client.message("POST", path, wanted))
     assert response.status_code == httpx.codes.CREATED, response.text
     assert b"access_token" not in response.content

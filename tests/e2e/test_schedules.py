@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 from harness.door import Door
-from harness.running import RunningSystem
+from harness.running import Reached, RunningSystem
 
 pytestmark = pytest.mark.xdist_group("system")
 
@@ -155,14 +155,12 @@ def test_the_past_is_corrected_and_brought_back(door: Door, path: str) -> None:
     assert types[:4] == ["PriceSet", "ProductDescribed", "ProductDescribed", "PriceCorrected"]
 
 
-def test_the_command_line_plans_lists_cancels_corrects_and_restores(
-    door: Door, system: RunningSystem, path: str
-) -> None:
+def test_the_command_line_plans_lists_cancels_corrects_and_restores(door: Door, reached: Reached, path: str) -> None:
     """Each with --json, as programs use it."""
     environment = {
         **os.environ,
-        "ALMAGEST_URL": system.url,
-        "ALMAGEST_CA": str(system.ca),
+        "ALMAGEST_URL": reached.url,
+        "ALMAGEST_CA": str(reached.ca),
         "ALMAGEST_TOKEN": door.http.headers["authorization"].removeprefix("Bearer "),
     }
 

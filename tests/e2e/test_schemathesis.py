@@ -10,7 +10,7 @@ import httpx
 import pytest
 import schemathesis
 from harness.door import Door
-from harness.running import RunningSystem
+from harness.running import Reached
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -54,13 +54,13 @@ def door(door: Door) -> Door:
 
 
 @pytest.fixture(scope="module")
-def api(system: RunningSystem) -> Any:
-    with httpx.Client(verify=ssl.create_default_context(cafile=str(system.ca))) as anyone:
-        document = anyone.get(f"{system.url}/openapi.json").json()
+def api(reached: Reached) -> Any:
+    with httpx.Client(verify=ssl.create_default_context(cafile=str(reached.ca))) as anyone:
+        document = anyone.get(f"{reached.url}/openapi.json").json()
     return schemathesis.openapi.from_dict(document)
 
 
-def test_the_description_is_true(api: Any, door: Door, system: RunningSystem) -> None:
+def test_the_description_is_true(api: Any, door: Door, reached: Reached) -> None:
     """Whatever is asked, the answer is one that the description names."""
     headers = {"Authorization": door.http.headers["authorization"]}
     failures: dict[str, BaseException] = {}
@@ -70,7 +70,7 @@ def test_the_description_is_true(api: Any, door: Door, system: RunningSystem) ->
         name = f"{operation.method.upper()} {operation.path}"
         asked.add(name)
         try:
-            _ask(operation, url=system.url, headers=headers, ca=str(system.ca))
+            _ask(operation, url=reached.url, headers=headers, ca=str(reached.ca))
         except BaseException as failure:  # noqa: BLE001 - all are told together
             failures[name] = failure
     assert not failures, "\n\n".join(f"{name}: {failure}" for name, failure in failures.items())

@@ -9,7 +9,7 @@ from typing import Any, Self
 import httpx
 import orjson
 
-from harness.running import RunningSystem
+from harness.running import Reached
 
 _POLL_SECONDS = 0.05
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
@@ -35,7 +35,7 @@ class Door:
         self._renew_at = 0.0
 
     @classmethod
-    def to(cls, system: RunningSystem) -> Self:
+    def to(cls, system: Reached) -> Self:
         """The first admin at the gateway of a system."""
         return cls(system.url, system.ca, email=system.admin_email, password=system.admin_password)
 

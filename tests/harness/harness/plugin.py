@@ -15,7 +15,7 @@ from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.local.valkey import EmbeddedValkey
 
 from harness.door import Door
-from harness.running import RunningSystem, running_system
+from harness.running import Reached, RunningSystem, running_system
 from harness.tokens import TransactionTokens
 
 
@@ -112,8 +112,17 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def reached(system: RunningSystem) -> Reached:
+    """The whole system as its clients know it, for tests that hold no process of it in their hands.
+
+    The end-to-end tests can be pointed at another system (see `harness.outside`); those that ask for this run there too.
+    """
+    return system
+
+
 @pytest.fixture(scope="module")
-def door(system: RunningSystem) -> Iterator[Door]:
+def door(reached: Reached) -> Iterator[Door]:
     """The first admin at the gateway of the whole system, logged in."""
-    with Door.to(system) as door:
+    with Door.to(reached) as door:
         yield door

@@ -11,21 +11,30 @@ from almagest_cli.local.system import System
 
 
 @dataclass(frozen=True)
-class RunningSystem:
-    """A system that is ready.
+class Reached:
+    """A system that is ready, wherever it runs: all that a client of it knows.
 
     Attributes:
         url: of the gateway, such as `https://localhost:40123`.
         ca: what a client must trust.
         admin_email: the first admin.
         admin_password: their password.
-        local: starts, kills and finds single processes.
     """
 
     url: str
     ca: Path
     admin_email: str
     admin_password: str
+
+
+@dataclass(frozen=True)
+class RunningSystem(Reached):
+    """A system on this machine, whose processes are in our hands.
+
+    Attributes:
+        local: starts, kills and finds single processes.
+    """
+
     local: System
 
     @property
