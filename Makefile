@@ -12,7 +12,7 @@ PIP_VERSION := $(shell sed -n 's/^\(pip==[0-9.]*\).*/\1/p' constraints.txt)
 ##@ Run
 .PHONY: help up down reset status
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: $(VENV)/runtime ## Start the whole system on this machine, and say where it is
 	@$(BIN)/almagest up
