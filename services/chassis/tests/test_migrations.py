@@ -9,7 +9,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from chassis.database.migrations import RESTORING, MigrationError, downgrade, upgrade
+from chassis.database.migrations import MigrationError, downgrade, upgrade
+from chassis.database.restoring import MARK
 
 PACKAGE = "sample_migrations"
 
@@ -178,7 +179,7 @@ async def test_who_is_in_the_way_for_too_long_is_named(
 async def test_a_database_that_is_being_restored_is_not_migrated(package: Path, dsns: list[str], postgres: Any) -> None:
     """What looks whole before it is would be served."""
     name = dsns[0].partition("?")[0].rpartition("/")[2]
-    postgres.execute(f"comment on database {name} is '{RESTORING} (backup 1)'")
+    postgres.execute(f"comment on database {name} is '{MARK} (backup 1)'")
     with pytest.raises(MigrationError, match=r"backup 1.*almagest restore"):
         await upgrade(PACKAGE, dsns[:1], "event_store")
     postgres.execute(f"comment on database {name} is 'anything else'")

@@ -30,6 +30,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from chassis.database.connection import LOST, connect
+from chassis.database.restoring import COMMENT, is_restoring
 
 _LOCK = 0x616C6D616765  # "almage"
 _LOCK_SECONDS = 300.0
@@ -43,9 +44,6 @@ _PATIENCE_SECONDS: Final = 120.0
 """How long a database's locks are tried for."""
 _NOT_TO_BE_HAD: Final = frozenset({"55P03", "40P01"})
 """A lock in time; a lock at all, without a deadlock."""
-
-RESTORING: Final = "almagest: a restore is under way"
-"""How the comment of a database begins into which a backup is being restored; `almagest restore` writes it."""
 
 _logger = structlog.stdlib.get_logger(__name__)
 
@@ -175,10 +173,8 @@ async def _lock(raw: Any) -> None:
 
 
 async def _require_whole(raw: Any) -> None:
-    comment = await raw.fetchval(
-        "select shobj_description(oid, 'pg_database') from pg_database where datname = current_database()"
-    )
-    if comment is not None and comment.startswith(RESTORING):
+    comment = await raw.fetchval(COMMENT)
+    if is_restoring(comment):
         raise MigrationError(
             f"{comment}; it has not come to its end: give the same `almagest restore` again, or drop the database"
         )

@@ -211,7 +211,7 @@ class Beside:
             if row is None or row.revision < event.revision:
                 detail = f"it does not tell of revision {event.revision} of {event.stream}"
                 return Fault(event.position, detail, "stream_metadata", stream)
-            if row.revision == event.revision and row != _told(event):
+            if row.revision == event.revision and row != told(event):
                 detail = f"it is not what revision {event.revision} of {event.stream} says"
                 return Fault(event.position, detail, "stream_metadata", stream)
         return None
@@ -367,7 +367,7 @@ class Beside:
             yield fault
 
 
-def _told(event: StoredEvent) -> SettingRow | None:
+def told(event: StoredEvent) -> SettingRow | None:
     """What an event says of a stream, as its row must say it."""
     try:
         said = StreamMetadataSet.FromString(event.payload)
