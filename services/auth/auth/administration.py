@@ -47,6 +47,7 @@ async def create_admin(settings: Settings, arguments: list[str]) -> int:
                 wanted,
                 command_id=uuid7(),
                 people=parts.people,
+                common=parts.common,
                 passwords=parts.passwords,
                 fingerprints=parts.key_encryption_key,
                 clock=now,

@@ -38,6 +38,7 @@ from auth.adapters.argon2 import Argon2Passwords
 from auth.adapters.audit import PostgresAudit
 from auth.adapters.audit_relay import AuditRelay, Log
 from auth.adapters.changes import PostgresChanges
+from auth.adapters.common_passwords import ListedPasswords
 from auth.adapters.data_keys import DataKeys
 from auth.adapters.erasures import PostgresErasures
 from auth.adapters.jose import KeyForge, KeyRing, fresh_pair
@@ -97,6 +98,7 @@ class Parts:
     payload_keys: PostgresPayloadKeys
     payload_kinds: Kinds
     revocations: PostgresRevocations
+    common: ListedPasswords
     passwords: Argon2Passwords
     key_encryption_key: KeyEncryptionKey
     forge: KeyForge
@@ -172,6 +174,7 @@ async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
             },
             access_keys=PostgresAccessKeys(sessions, revocations, key_encryption_key, audit),
             revocations=revocations,
+            common=ListedPasswords(),
             passwords=passwords,
             key_encryption_key=key_encryption_key,
             forge=KeyForge(key_encryption_key),
@@ -260,6 +263,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         attempts = Attempts(_ledger(settings, stack), digest=parts.key_encryption_key.digest)
         ports = Ports(
             people=parts.people,
+            common=parts.common,
             passwords=parts.passwords,
             sessions=parts.sessions,
             audit=parts.audit,
@@ -323,6 +327,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
         people_ports = changes.Ports(
             changes=parts.changes,
             people=parts.people,
+            common=parts.common,
             passwords=parts.passwords,
             fingerprints=parts.key_encryption_key,
             attempts=attempts,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 from almagest.auth.v1 import auth_pb2 as wire
 from almagest.auth.v1.auth_pb2_grpc import AuthServiceStub
+from almagest.auth.v1.people_pb2_grpc import PeopleServiceStub
 from auth.application.people import create_first_admin
 from auth.bootstrap import Parts, assembled, bootstrap, now
 from auth.domain.people import Role, registration
@@ -131,6 +132,13 @@ async def service(settings: Settings, identity: Callable[[str], Path]) -> AsyncI
 
 
 @pytest.fixture
+async def people(service, calling) -> AsyncIterator[PeopleServiceStub]:
+    """The methods about people, as the gateway calls them."""
+    async with calling("gateway", service.port) as stub:
+        yield PeopleServiceStub(stub.LogIn._channel)
+
+
+@pytest.fixture
 def password() -> str:
     return PASSWORD
 
@@ -163,6 +171,7 @@ async def admin(service, settings) -> wire.User:
             ),
             command_id=uuid7(),
             people=parts.people,
+            common=parts.common,
             passwords=parts.passwords,
             fingerprints=parts.key_encryption_key,
             clock=now,

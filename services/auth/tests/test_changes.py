@@ -11,19 +11,13 @@ import grpc
 import pytest
 from almagest.auth.v1 import auth_pb2 as wire
 from almagest.auth.v1 import people_pb2
-from almagest.auth.v1.people_pb2_grpc import PeopleServiceStub
 from auth.adapters.argon2 import Argon2Passwords
 from auth.domain.audit import Wanted
 from auth.domain.concealed import Password
 from auth.domain.sessions import session_of
 from chassis.errors import RemoteProblem
 
-
-@pytest.fixture
-async def people(service, calling):
-    """The service, as the gateway calls it."""
-    async with calling("gateway", service.port) as stub:
-        yield PeopleServiceStub(stub.LogIn._channel)
+ANOTHER = "a horse of no name"
 
 
 async def reason(call: Any) -> str:
@@ -217,14 +211,14 @@ async def test_a_new_password_ends_the_other_sessions(people, service, newcomer,
     user = await newcomer()
     here, elsewhere = await log_in(user), await log_in(user)
     mine = await metadata(service, here)
-    wrong = people_pb2.ChangePasswordRequest(user_id=user.user_id, present="not the present one", password="n" * 12)
+    wrong = people_pb2.ChangePasswordRequest(user_id=user.user_id, present="not the present one", password=ANOTHER)
     assert await reason(people.ChangePassword(wrong, metadata=mine)) == "INVALID_CREDENTIALS"
     short = people_pb2.ChangePasswordRequest(user_id=user.user_id, present=password, password="n")
     assert await reason(people.ChangePassword(short, metadata=mine)) == "INVALID_FIELDS"
-    right = people_pb2.ChangePasswordRequest(user_id=user.user_id, present=password, password="n" * 12)
+    right = people_pb2.ChangePasswordRequest(user_id=user.user_id, present=password, password=ANOTHER)
     await people.ChangePassword(right, metadata=mine)
     assert await reason(log_in(user)) == "INVALID_CREDENTIALS"
-    assert (await service.gateway.LogIn(wire.LogInRequest(email=user.email, password="n" * 12))).tokens
+    assert (await service.gateway.LogIn(wire.LogInRequest(email=user.email, password=ANOTHER))).tokens
     refresh = wire.RefreshSessionRequest(refresh_token=elsewhere.refresh_token)
     assert await reason(service.gateway.RefreshSession(refresh)) == "SESSION_ENDED"
     assert await service.gateway.RefreshSession(wire.RefreshSessionRequest(refresh_token=here.refresh_token))
@@ -237,7 +231,7 @@ async def test_an_admin_sets_another_s_password_and_all_their_sessions_end(
     """Without the present one, which the admin does not know. Others may not."""
     user, other = await newcomer(), await newcomer()
     tokens = await log_in(user)
-    request = people_pb2.ChangePasswordRequest(user_id=user.user_id, password="n" * 12)
+    request = people_pb2.ChangePasswordRequest(user_id=user.user_id, password=ANOTHER)
     assert await reason(people.ChangePassword(request, metadata=await acting(other.email))) == "NOT_ABOUT_YOU"
     await people.ChangePassword(request, metadata=await acting(admin.email))
     refresh = wire.RefreshSessionRequest(refresh_token=tokens.refresh_token)

@@ -212,10 +212,15 @@ async def test_a_search_that_breaks_off_is_taken_up_again(fresh_databases, setti
     async with assembled(settings) as parts:
         user = await create_person(
             registration(
-                email="x@example.org", password="x" * 12, first_name="Xiuhcoatl", last_name=LAST, roles=[Role.VIEWER]
+                email="x@example.org",
+                password="a horse of no name",
+                first_name="Xiuhcoatl",
+                last_name=LAST,
+                roles=[Role.VIEWER],
             ),
             command_id=uuid7(),
             people=parts.people,
+            common=parts.common,
             hashing=parts.passwords.hash,
             fingerprints=parts.key_encryption_key,
             clock=now,

@@ -30,6 +30,7 @@ async def create(parts: Parts, email: str) -> User:
         person,
         command_id=uuid7(),
         people=parts.people,
+        common=parts.common,
         hashing=parts.passwords.hash,
         fingerprints=parts.key_encryption_key,
         clock=now,

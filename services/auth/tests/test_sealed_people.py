@@ -36,6 +36,7 @@ async def create(parts: Parts, email: str, *, first: str = "Ada", last: str = "L
         person,
         command_id=uuid7(),
         people=parts.people,
+        common=parts.common,
         hashing=parts.passwords.hash,
         fingerprints=parts.key_encryption_key,
         clock=now,

@@ -43,6 +43,7 @@ async def create(parts: Parts, email: str, *, command_id: UUID | None = None, la
         ),
         command_id=command_id or uuid7(),
         people=parts.people,
+        common=parts.common,
         hashing=parts.passwords.hash,
         fingerprints=parts.key_encryption_key,
         clock=now,

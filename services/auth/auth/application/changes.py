@@ -10,12 +10,13 @@ from almagest.auth.events.v1 import audit_pb2
 
 from auth.application.attempts import Attempts
 from auth.application.audit import Audit
-from auth.application.people import Clock, Credentials, Fingerprints, Passwords, People, create_person
+from auth.application.people import Clock, CommonPasswords, Credentials, Fingerprints, Passwords, People, create_person
 from auth.domain.audit import Entry, Event
 from auth.domain.concealed import PasswordHash
 from auth.domain.errors import (
     AuthError,
     ChangedMeanwhile,
+    CommonPassword,
     InvalidCredentials,
     InvalidFields,
     NotAboutYou,
@@ -23,7 +24,8 @@ from auth.domain.errors import (
     UnknownPerson,
     UnknownSession,
 )
-from auth.domain.people import Change, Registration, User, acceptable_password, changed
+from auth.domain.passwords import acceptable_password, new_password
+from auth.domain.people import Change, Registration, User, changed
 from auth.domain.sessions import Session
 
 _TRIES = 5
@@ -80,6 +82,7 @@ class Ports:
 
     changes: Changes
     people: People
+    common: CommonPasswords
     passwords: Passwords
     fingerprints: Fingerprints
     attempts: Attempts
@@ -106,6 +109,7 @@ async def create_people(
                     described(),
                     command_id=command_id,
                     people=ports.people,
+                    common=ports.common,
                     hashing=ports.passwords.hash_in_bulk,
                     fingerprints=ports.fingerprints,
                     clock=ports.clock,
@@ -162,18 +166,20 @@ async def change_password(
     """Set another password; all sessions end but the one that asks. One's own needs the present one.
 
     Raises:
-        NotAboutYou, UnknownPerson, InvalidFields, InvalidCredentials, TooManyAttempts, TooManyLogins
+        NotAboutYou, UnknownPerson, InvalidFields, CommonPassword, InvalidCredentials, TooManyAttempts, TooManyLogins
     """
     own = user_id == asking.user_id
     if not own and not asking.writes_everyone:
         raise NotAboutYou
-    try:
-        new = acceptable_password(password)
-    except ValueError as error:
-        raise InvalidFields([("password", str(error))]) from error
     found = await ports.changes.credentials(user_id)
     if found is None:
         raise UnknownPerson
+    try:
+        new = new_password(password, own=(found.user.email, found.user.first_name, found.user.last_name))
+    except ValueError as error:
+        raise InvalidFields([("password", str(error))]) from error
+    if await ports.common.include(new):
+        raise CommonPassword
     if own:
         attempt = await ports.attempts.begin(found.user.email, address)
         try:

@@ -7,7 +7,7 @@ from typing import Protocol
 from uuid import UUID
 
 from auth.domain.concealed import Password, PasswordHash
-from auth.domain.errors import CommandReused, EmailTaken, InvalidFields, NotAboutYou, UnknownPerson
+from auth.domain.errors import CommandReused, CommonPassword, EmailTaken, InvalidFields, NotAboutYou, UnknownPerson
 from auth.domain.people import Registration, Role, User, normalised_email
 
 Clock = Callable[[], datetime]
@@ -79,6 +79,14 @@ class Passwords(Protocol):
         ...
 
 
+class CommonPasswords(Protocol):
+    """The passwords that attackers try first."""
+
+    async def include(self, password: Password) -> bool:
+        """Whether the password is one of them."""
+        ...
+
+
 class Fingerprints(Protocol):
     """Recognises a request without keeping it."""
 
@@ -96,6 +104,7 @@ async def create_person(
     *,
     command_id: UUID,
     people: People,
+    common: CommonPasswords,
     hashing: Callable[[Password], Awaitable[PasswordHash]],
     fingerprints: Fingerprints,
     clock: Clock,
@@ -106,8 +115,10 @@ async def create_person(
     may live on another shard, is refused too.
 
     Raises:
-        CommandReused, EmailTaken
+        CommonPassword, CommandReused, EmailTaken
     """
+    if await common.include(registration.password):
+        raise CommonPassword
     claimed = await people.claim(command_id, fingerprints.of(registration), now=clock())
     if not fingerprints.is_of(registration, claimed):
         raise CommandReused
@@ -154,6 +165,7 @@ async def create_first_admin(
     *,
     command_id: UUID,
     people: People,
+    common: CommonPasswords,
     passwords: Passwords,
     fingerprints: Fingerprints,
     clock: Clock,
@@ -167,6 +179,7 @@ async def create_first_admin(
             registration,
             command_id=command_id,
             people=people,
+            common=common,
             hashing=passwords.hash,
             fingerprints=fingerprints,
             clock=clock,

@@ -16,7 +16,8 @@ from auth.domain import claims as tokens
 from auth.domain.audit import NOBODY, Entry
 from auth.domain.errors import InvalidCredentials, InvalidRefreshToken, ProofNeeded, RefreshTokenReused, SessionEnded
 from auth.domain.identifiers import bucket_in, stamped
-from auth.domain.people import User, acceptable_password, normalised_email
+from auth.domain.passwords import acceptable_password
+from auth.domain.people import User, normalised_email
 from auth.domain.sessions import Session, Verdict, hashed, judge, refresh_token, session_of
 
 _LONGEST_TRIED = 254

@@ -16,6 +16,13 @@ class InvalidFields(AuthError):
         self.violations = tuple(violations)
 
 
+class CommonPassword(InvalidFields):
+    """The password is one of those that attackers try first."""
+
+    def __init__(self) -> None:
+        super().__init__([("password", "was leaked elsewhere and is guessed first: choose another")])
+
+
 class EmailTaken(AuthError):
     """Someone has this e-mail address already."""
 

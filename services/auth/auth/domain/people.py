@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 from uuid import UUID
 
 from auth.domain.concealed import Password
 from auth.domain.errors import InvalidFields
+from auth.domain.passwords import new_password
 
-SHORTEST_PASSWORD = 12
-LONGEST_PASSWORD = 128
 LONGEST_NAME = 100
 _LONGEST_EMAIL = 254
 _LONGEST_LOCAL_PART = 64
@@ -132,18 +132,6 @@ def normalised_email(text: str) -> str:
     return email
 
 
-def acceptable_password(text: str) -> Password:
-    """The password, normalised so that it is the same from every keyboard (NIST SP 800-63B, 5.1.1.2).
-
-    Raises:
-        ValueError: it is too short or too long. Nothing else is asked: rules of composition make worse passwords.
-    """
-    password = unicodedata.normalize("NFKC", text)
-    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise ValueError(f"must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
-    return Password(password)
-
-
 def registration(*, email: str, password: str, first_name: str, last_name: str, roles: Iterable[Role]) -> Registration:
     """Check what a new person was described with.
 
@@ -152,7 +140,7 @@ def registration(*, email: str, password: str, first_name: str, last_name: str, 
     """
     given = (
         ("email", normalised_email, email),
-        ("password", acceptable_password, password),
+        ("password", partial(new_password, own=(email, first_name, last_name)), password),
         ("first_name", normalised_name, first_name),
         ("last_name", normalised_name, last_name),
         ("roles", _some, frozenset(roles)),

@@ -15,7 +15,7 @@ from grpc.aio import ServicerContext
 from auth.application import people, sessions, transactions
 from auth.application.attempts import Attempts
 from auth.application.audit import Audit
-from auth.application.people import Fingerprints, Passwords, People
+from auth.application.people import CommonPasswords, Fingerprints, Passwords, People
 from auth.application.sessions import Sessions, Signer, Terms, Tokens
 from auth.domain.people import registration
 from auth.entrypoints.revocations import RevocationNews
@@ -27,6 +27,7 @@ class Ports:
     """What the use cases need, as the composition root chose it."""
 
     people: People
+    common: CommonPasswords
     passwords: Passwords
     sessions: Sessions
     audit: Audit
@@ -57,6 +58,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             ),
             command_id=uuid_of("command_id", request.command_id),
             people=self._ports.people,
+            common=self._ports.common,
             hashing=self._ports.passwords.hash,
             fingerprints=self._ports.fingerprints,
             clock=self._ports.terms.clock,
