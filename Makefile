@@ -84,6 +84,17 @@ rotate-storm: $(VENV)/dev ## Certificates of five seconds, an authority of thirt
 bench: $(VENV)/bench ## Measure each hot path beside its reference; TOPIC=name for one
 	$(BIN)/python benchmarks $(TOPIC)
 
+##@ Kubernetes
+.PHONY: kind-check kind-up kind-down
+kind-check: ## Say what is missing on this machine for a cluster, and how to get it
+	@k8s/kind.sh check
+
+kind-up: ## Make a kind cluster with what the chart stands on; then `tilt up`
+	@k8s/kind.sh up
+
+kind-down: ## Remove the cluster and its data
+	@k8s/kind.sh down
+
 ##@ Make
 .PHONY: protos docs released constraints
 protos: $(VENV)/dev ## Generate the Python code of protos/ into protos/gen
