@@ -138,7 +138,7 @@ class Bench:
         script.write_text(f"INSERT INTO inserted (stream, type, payload) VALUES {', '.join([row] * rows)};\n")
         done = subprocess.run(
             [
-                *(self._postgres._programs() / "pgbench", "-n", "-M", "prepared", "-f", script),  # noqa: SLF001 - nobody else runs it
+                *(self._postgres.programs() / "pgbench", "-n", "-M", "prepared", "-f", script),
                 *("-c", str(in_flight), "-j", str(min(in_flight, 2)), "-T", str(int(SECONDS)), "reference"),
             ],
             env={

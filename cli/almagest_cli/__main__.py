@@ -6,6 +6,7 @@ import typer
 
 from almagest_cli import output
 from almagest_cli.commands import (
+    backup,
     catalog,
     changes,
     history,
@@ -44,6 +45,7 @@ app.command(rich_help_panel=_RUN)(local.down)
 app.command(rich_help_panel=_RUN)(local.status)
 app.command(rich_help_panel=_RUN)(local.logs)
 app.command(rich_help_panel=_RUN)(local.reset)
+app.add_typer(backup.app, name="backup", rich_help_panel=_RUN)
 app.add_typer(identity.app, name="identity", rich_help_panel=_RUN)
 app.command(rich_help_panel=_DATA)(session.login)
 app.command(rich_help_panel=_DATA)(session.token)

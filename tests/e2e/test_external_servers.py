@@ -39,7 +39,7 @@ class Outside:
 
     def service(self, role: str, database: str) -> str:
         """The URL that a service was given."""
-        return self.system.local._databases().dsn(database, role)
+        return self.system.local.databases().dsn(database, role)
 
     def redis_client(self, **changed: Any) -> "redis.Redis":
         """The Redis for its administrator, who shows the operator's certificate."""

@@ -48,7 +48,7 @@ def up(
     What runs already stays. If something cannot be started, nothing is left running.
     """
     started_at = time.monotonic()
-    with _local_errors(), _progress(quiet=as_json) as report:
+    with local_errors(), _progress(quiet=as_json) as report:
         ports = None
         if port is not None or base_port is not None:
             usual = System(places().state).ports
@@ -79,7 +79,7 @@ def up(
 
 def down(*, as_json: Json = False) -> None:
     """Stop the system. Its data stays."""
-    with _local_errors():
+    with local_errors():
         stopped = System(places().state).down()
     if as_json:
         output.print_json({"stopped": stopped})
@@ -96,7 +96,7 @@ def reset(
     state = places().state
     if not yes and not typer.confirm(f"Forget everything in {state}?", err=True):
         raise CommandError("Nothing was done.")
-    with _local_errors():
+    with local_errors():
         System(state).reset()
     if as_json:
         output.print_json({"reset": str(state)})
@@ -106,7 +106,7 @@ def reset(
 
 def status(*, as_json: Json = False) -> None:
     """Show what runs. Ends with exit code 3 unless everything is up and ready."""
-    with _local_errors():
+    with local_errors():
         system = System(places().state)
     rows = [_status(system, name) for name in system.daemons()]
     ready = all(row["ready"] for row in rows)
@@ -326,7 +326,8 @@ def _short(path: Path) -> Path:
 
 
 @contextmanager
-def _local_errors() -> Generator[None]:
+def local_errors() -> Generator[None]:
+    """What this machine refuses, as a command tells it."""
     try:
         yield
     except LocalError as error:

@@ -8,9 +8,10 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
@@ -32,6 +33,10 @@ class Databases(Protocol):
 
     def dsn(self, database: str, role: str = OWNER) -> str:
         """The connection URL of a database for a role, in asyncpg's form."""
+        ...
+
+    def administer(self, statements: Sequence[str]) -> None:
+        """Run statements as who may make, rename and drop databases, each by itself."""
         ...
 
 
@@ -87,28 +92,46 @@ class ExternalPostgres:
 
     def ensure(self, databases: Mapping[str, Sequence[str]]) -> None:
         """Make what is missing."""
+        self._run(self._ensure(databases))
+
+    def administer(self, statements: Sequence[str]) -> None:
+        """Run statements as the role of the URL."""
+        self._run(self._administer(statements))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            asyncio.run(self._ensure(databases))
+            asyncio.run(work)
         except (OSError, asyncpg.PostgresError, TimeoutError, ValueError) as error:
             raise LocalError(
                 f"The Postgres of ALMAGEST_POSTGRES_URL ({self._url.hostname}) cannot be used: "
                 f"{error or type(error).__name__}"
             ) from error
 
-    async def _ensure(self, databases: Mapping[str, Sequence[str]]) -> None:
+    async def _administer(self, statements: Sequence[str]) -> None:
+        async with self._connected() as connection:
+            for statement in statements:
+                await connection.execute(statement)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[Any]:
         user = self._url.username or ""
         connection = await asyncpg.connect(
             urlunsplit(self._url._replace(query=self._parameters(user, OPERATOR))), timeout=15
         )
         try:
+            yield connection
+        finally:
+            await connection.close(timeout=10)
+
+    async def _ensure(self, databases: Mapping[str, Sequence[str]]) -> None:
+        user = self._url.username or ""
+        async with self._connected() as connection:
             roles = {str(row[0]) for row in await connection.fetch("SELECT rolname FROM pg_roles")}
             present = {str(row[0]) for row in await connection.fetch("SELECT datname FROM pg_database")}
             for statement in statements(
                 databases, password=self._passwords, roles=roles, present=present, grant_to=user
             ):
                 await connection.execute(statement)
-        finally:
-            await connection.close(timeout=10)
 
     def _parameters(self, role: str, workload: str) -> str:
         """The URL's parameters for a role, who shows the certificate of a workload."""

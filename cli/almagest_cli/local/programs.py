@@ -19,7 +19,12 @@ def python(module: str, *arguments: str) -> list[str]:
 
 
 def run_to_end(
-    module: str, *arguments: str, environment: Mapping[str, str], directory: Path, given_up: Callable[[], bool]
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str],
+    directory: Path,
+    given_up: Callable[[], bool],
+    limit_seconds: float = _LIMIT_SECONDS,
 ) -> str:
     """Run a module to its end, and answer what it prints. When `given_up` says so, it is not waited for.
 
@@ -37,7 +42,7 @@ def run_to_end(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        until = time.monotonic() + _LIMIT_SECONDS
+        until = time.monotonic() + limit_seconds
         while True:
             try:
                 said, complained = process.communicate(timeout=0.2)
@@ -45,7 +50,7 @@ def run_to_end(
             except subprocess.TimeoutExpired:
                 if time.monotonic() > until:
                     process.kill()
-                    raise NotReadyError(f"`{command}` did not end within {_LIMIT_SECONDS:g} seconds.") from None
+                    raise NotReadyError(f"`{command}` did not end within {limit_seconds:g} seconds.") from None
                 if given_up():
                     process.terminate()
     if process.returncode != 0:

@@ -146,7 +146,7 @@ class System:
             LocalError: saying which part failed and why, with its log. What this call started is stopped again.
         """
         accounts.make_passage(self.places.state)
-        with self._exclusively():
+        with self.exclusively():
             self._started.clear()
             self._cancelled.clear()
             missing = {name for name, daemon in self.daemons().items() if daemon.process() is None}
@@ -167,7 +167,7 @@ class System:
         """Stop everything, the door first and the servers last; answers the names of what ran."""
         if not self.places.state.is_dir():
             return []
-        with self._exclusively():
+        with self.exclusively():
             # All that may run, also servers that a changed environment no longer asks for.
             running = [daemon for daemon in self._all.values() if daemon.process() is not None]
             self._stop_all(reversed(running))
@@ -197,21 +197,23 @@ class System:
             self._launch(row, self.environment_of(name))
             self._await_ready(row, timeout=timeout)
 
-    def environment_of(self, name: str) -> dict[str, str]:
-        """What the process of a service is told, for one that is to act in its place."""
+    def environment_of(self, name: str, *, as_owner: bool = False) -> dict[str, str]:
+        """What the process of a service is told, for one that is to act in its place; or in that of its migrations."""
         row = next(row for row in self._rows if row.name == name)
-        return self._environment(row, self._databases(), self.redis_url)
+        return self._environment(row, self.databases(), self.redis_url, as_owner=as_owner)
+
+    def stop(self, name: str) -> None:
+        """Stop one process cleanly."""
+        self._stop(self._all[name])
 
     def kill(self, name: str) -> None:
         """End one process as a crash would: SIGKILL."""
         self._all[name].kill()
 
-    def _up(self, missing: set[str], *, timeout: float) -> Credentials:
+    def furnish(self) -> None:
+        """What a start needs besides servers: identities, secrets, directories, and the description of it all."""
         places = self.places
-        authority = LocalAuthority(places.authority, lifetimes=Lifetimes.told())
-        authority.renew(WORKLOADS)
-        if GATEWAY in missing:
-            authority.issue_web()
+        LocalAuthority(places.authority, lifetimes=Lifetimes.told()).renew(WORKLOADS)
         places.deny_list.touch(mode=0o600)
         if not places.key_encryption_key.exists():
             places.key_encryption_key.parent.mkdir(mode=0o700, exist_ok=True)
@@ -219,6 +221,11 @@ class System:
         for directory in (places.logs, places.traces):
             directory.mkdir(mode=0o700, exist_ok=True)
         self._describe()
+
+    def _up(self, missing: set[str], *, timeout: float) -> Credentials:
+        self.furnish()
+        if GATEWAY in missing:
+            LocalAuthority(self.places.authority, lifetimes=Lifetimes.told()).issue_web()
         if CERTIFICATES in missing:
             self._start_renewal()
         redis_url = self._start_valkey(missing)
@@ -345,9 +352,10 @@ class System:
             self._started.append(server.daemon)
             server.start()
             self._report(POSTGRES, "ready")
-        return self._databases()
+        return self.databases()
 
-    def _databases(self) -> Databases:
+    def databases(self) -> Databases:
+        """Where the databases are: in the embedded Postgres, unless the environment names another."""
         if external := os.environ.get("ALMAGEST_POSTGRES_URL"):
             secret = self.places.state / "secrets" / "external-postgres"
             secret.parent.mkdir(mode=0o700, exist_ok=True)
@@ -394,7 +402,7 @@ class System:
             raise Cancelled
 
     @contextlib.contextmanager
-    def _exclusively(self) -> Generator[None]:
+    def exclusively(self) -> Generator[None]:
         """Only one command at a time changes what runs."""
         with (self.places.state / "lock").open("w") as lock:
             try:

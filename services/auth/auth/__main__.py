@@ -1,9 +1,10 @@
-"""`python -m auth [serve|migrate|unseal|create-admin|rotate-data-keys|rotate-keys|rotate-payload-keys]`."""
+"""`python -m auth [serve|migrate|create-admin|...]`: the service, and what operators do beside it."""
 
 from chassis.process import main
 
 from auth.administration import create_admin, rotate_keys, rotate_payload_keys
 from auth.bootstrap import bootstrap
+from auth.restoring import key_id, restored
 from auth.sealing_administration import migrate, rotate_data_keys, unseal
 from auth.settings import Settings
 
@@ -19,5 +20,7 @@ if __name__ == "__main__":
             "create-admin": create_admin,
             "rotate-keys": rotate_keys,
             "rotate-payload-keys": rotate_payload_keys,
+            "key-id": key_id,
+            "restored": restored,
         },
     )

@@ -180,7 +180,7 @@ async def test_a_database_that_is_being_restored_is_not_migrated(package: Path, 
     """What looks whole before it is would be served."""
     name = dsns[0].partition("?")[0].rpartition("/")[2]
     postgres.execute(f"comment on database {name} is '{MARK} (backup 1)'")
-    with pytest.raises(MigrationError, match=r"backup 1.*almagest restore"):
+    with pytest.raises(MigrationError, match=r"backup 1.*almagest backup restore"):
         await upgrade(PACKAGE, dsns[:1], "event_store")
     postgres.execute(f"comment on database {name} is 'anything else'")
     await upgrade(PACKAGE, dsns[:1], "event_store")

@@ -33,7 +33,7 @@ def settings(databases, identity, tmp_path) -> Settings:
 
 @pytest.fixture
 async def restoring(databases, postgres):
-    """The databases, marked as `almagest restore` marks them."""
+    """The databases, marked as `almagest backup restore` marks them."""
     names = [dsn.partition("?")[0].rpartition("/")[2] for dsn in databases.owner]
     for name in names:
         await asyncio.to_thread(postgres.execute, f"COMMENT ON DATABASE {name} IS '{MARK} (backup 1)'")

@@ -12,8 +12,8 @@ A migration whose statement waits for a table holds up everybody who comes to th
 only read: they queue behind it. So it waits for a twentieth of a second at most, gives way, and comes again; a revision
 is one transaction, hence it was not there at all. What was in its way is named when it never gets through.
 
-A database into which a backup is being restored (`almagest restore`) is not migrated, and so not served: it would look
-whole before it is.
+A database into which a backup is being restored (`almagest backup restore`) is not migrated, and so not served: it
+would look whole before it is.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from chassis.database.connection import LOST, connect
-from chassis.database.restoring import COMMENT, is_restoring
+from chassis.database.restoring import COMMENT, is_open
 
 _LOCK = 0x616C6D616765  # "almage"
 _LOCK_SECONDS = 300.0
@@ -174,9 +174,10 @@ async def _lock(raw: Any) -> None:
 
 async def _require_whole(raw: Any) -> None:
     comment = await raw.fetchval(COMMENT)
-    if is_restoring(comment):
+    if not is_open(comment):
         raise MigrationError(
-            f"{comment}; it has not come to its end: give the same `almagest restore` again, or drop the database"
+            f"{comment}; it has not come to its end: give the same `almagest backup restore` again, or drop the"
+            " database"
         )
 
 
