@@ -240,19 +240,18 @@ def eventually() -> Any:
 
 
 @pytest.fixture(scope="session")
-async def databases(postgres) -> AsyncIterator[Callable[..., Awaitable[ReadDatabases]]]:
-    """Makes the databases of a read model, migrated."""
-    made: list[str] = []
+async def databases(postgres) -> Callable[..., Awaitable[ReadDatabases]]:
+    """Makes the databases of a read model, migrated: copies of one that was."""
+    migrated: dict[str, str] = {}
 
     async def make(shards: int = 2, *, role: str = "catalog_query", package: str = MIGRATIONS) -> ReadDatabases:
-        owner = [await asyncio.to_thread(postgres.create_database, role) for _ in range(shards)]
-        made.extend(owner)
-        await upgrade(package, owner, role)
-        return ReadDatabases(owner, [postgres.service_dsn(dsn, role) for dsn in owner])
+        if package not in migrated:
+            migrated[package] = await asyncio.to_thread(postgres.create_database, role)
+            await upgrade(package, [migrated[package]], role)
+        owner = [await asyncio.to_thread(postgres.copy_database, migrated[package], role) for _ in range(shards)]
+        return ReadDatabases(owner, [postgres.dsn(dsn.partition("?")[0].rpartition("/")[2], role) for dsn in owner])
 
-    yield make
-    for dsn in made:
-        await asyncio.to_thread(postgres.drop_database, dsn)
+    return make
 
 
 @pytest.fixture

@@ -45,6 +45,22 @@ class Postgres(EmbeddedPostgres):
         self.ensure({database: roles})
         return self.dsn(database, OWNER)
 
+    def copy_database(self, template: str, *roles: str) -> str:
+        """Make a copy of a database that nobody is connected to, and answer the owner's DSN of it: a tenth of what it
+        takes to migrate a fresh one.
+
+        Args:
+            template: a name, or any DSN of it.
+            roles: who may connect to the copy. They exist already.
+        """
+        database = f"test_{uuid.uuid4().hex}"
+        grants = "".join(f'GRANT CONNECT ON DATABASE "{database}" TO "{role}";' for role in roles)
+        self.execute(
+            f'CREATE DATABASE "{database}" TEMPLATE "{_name(template)}" OWNER "{OWNER}";\n'
+            f'REVOKE ALL ON DATABASE "{database}" FROM PUBLIC;{grants}'
+        )
+        return self.dsn(database, OWNER)
+
     def service_dsn(self, database: str, role: str) -> str:
         """The DSN of a database for a service's role, which is made and let in if it was not.
 
@@ -52,14 +68,17 @@ class Postgres(EmbeddedPostgres):
             database: a name, or any DSN of it, such as `create_database` answers.
             role: the service's role.
         """
-        name = database.partition("?")[0].rpartition("/")[2]
+        name = _name(database)
         self.ensure({name: (role,)})
         return self.dsn(name, role)
 
     def drop_database(self, database: str) -> None:
         """Drop a database (a name, or any DSN of it), ending whatever uses it."""
-        name = database.partition("?")[0].rpartition("/")[2]
-        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE);')
+        self.execute(f'DROP DATABASE IF EXISTS "{_name(database)}" WITH (FORCE);')
+
+
+def _name(database: str) -> str:
+    return database.partition("?")[0].rpartition("/")[2]
 
 
 @pytest.fixture(scope="session")
