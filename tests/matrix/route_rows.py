@@ -1,13 +1,14 @@
 """Who may ask for which operation of the HTTP API: what is declared, written down by hand.
 
 A row per operation id of the served OpenAPI document: which persons are let in, which are told that there is nothing
-(because it is somebody else's), and what a request looks like that only lacks the right. Persons that a row does not
-name are refused: known ones with 403, unknown ones with 401. An operation without a row fails the build: add it here.
+(because it is somebody else's), and what a request looks like that only lacks the right. Who is let in succeeds, or is
+told the reason that the row names; persons that it does not name are refused, known ones with 403, unknown ones with
+401, and cannot tell whether what they asked for is there. An operation without a row fails the build: add it here. What
+differs by the parameters of an operation has another row, whose name goes on after a colon.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 KNOWN: Final = ("viewer", "editor", "admin", "other")
@@ -27,6 +28,9 @@ UNKNOWN: Final = (
 or for renewal, or stolen from a session that has ended.
 """
 
+SPENT: Final = "spent_user"
+"""A person who is not the same afterwards: another editor who asks for themselves, and somebody new for an admin."""
+
 World = Mapping[str, str]
 """What is there to be asked for: ids of objects, by name. Objects belong to the editor."""
 
@@ -41,6 +45,10 @@ class Row:
         path: what is put for the parameters of the path, by their names in the world.
         query: the parameters.
         body: makes the JSON body.
+        headers: what else goes along.
+        reason: what those who are let in are told, as the request is about what is not there; empty: they succeed.
+        lists: the object of the editor whose id stands in the answer.
+        seen_by: for whom it does; for the others who are let in it does not.
     """
 
     persons: frozenset[str]
@@ -49,6 +57,9 @@ class Row:
     query: Mapping[str, str] = field(default_factory=dict[str, str])
     body: Callable[[World], Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    reason: str = ""
+    lists: str = ""
+    seen_by: frozenset[str] = frozenset()
 
     @property
     def public(self) -> bool:
@@ -57,17 +68,33 @@ class Row:
 
 
 def _row(
-    persons: str, *, hidden: str = "", body: Callable[[World], Any] | None = None, query: str = "", **path: str
+    persons: str,
+    *,
+    hidden: str = "",
+    body: Callable[[World], Any] | None = None,
+    query: str = "",
+    reason: str = "",
+    lists: str = "",
+    seen_by: str = "",
+    **path: str,
 ) -> Row:
     pairs = dict(pair.split("=") for pair in query.split("&") if pair)
-    return Row(frozenset(persons.split()), frozenset(hidden.split()), path, pairs, body)
+    return Row(
+        frozenset(persons.split()),
+        frozenset(hidden.split()),
+        path,
+        pairs,
+        body,
+        reason=reason,
+        lists=lists,
+        seen_by=frozenset(seen_by.split()),
+    )
 
 
 _EVERYONE = "viewer editor admin other"
 _WRITERS = "editor admin other"
 _ADMIN = "admin"
 _OWNER = "editor admin"
-LATER: Final = f"{datetime.now(UTC) + timedelta(days=300):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _read(**path: str) -> Row:
@@ -80,6 +107,11 @@ def _product(**path: str) -> dict[str, str]:
 
 def _write(body: Callable[[World], Any] | None = None) -> Row:
     return _row(_WRITERS, body=body, product_id="product")
+
+
+def _generation(body: Callable[[World], Any] | None = None) -> Row:
+    """Generations come and go with a rebuild, which is not made for this: asked for one that is not there."""
+    return _row(_ADMIN, body=body, reason="GENERATION_NOT_FOUND", name="projection", generation="no_generation")
 
 
 ROWS: Final[Mapping[str, Row]] = {
@@ -104,7 +136,8 @@ ROWS: Final[Mapping[str, Row]] = {
     ),
     "getMe": _read(),
     "getUser": _row(_OWNER, user_id="user"),
-    "findUser": Row(frozenset({"admin", "editor"}), query={"email": "{email}"}),
+    "findUser": _row(_OWNER, query="email={email}", lists="user", seen_by=_OWNER),
+    "findUser: everybody": _row(_ADMIN),
     "createUsers": _row(
         _ADMIN,
         body=lambda world: {
@@ -120,17 +153,24 @@ ROWS: Final[Mapping[str, Row]] = {
         },
     ),
     "changeUser": _row(_OWNER, body=lambda _: {"first_name": "Ada"}, user_id="user"),
-    # Asked for somebody who is not there: changing a password ends sessions.
-    "changePassword": _row(_ADMIN, body=lambda world: {"password": world["password"]}, user_id="nobody"),
-    "listSessions": _read(),
+    "changePassword": _row(
+        _OWNER, body=lambda world: {"present": world["password"], "password": "a horse of no name"}, user_id=SPENT
+    ),
+    "listSessions": _row(_EVERYONE, lists="session", seen_by="editor"),
+    "listSessions: another's": _row(_OWNER, query="user_id={user}", lists="session", seen_by=_OWNER),
     "endSession": _row(_OWNER, hidden="viewer other", session_id="fresh_session"),
     "listAudit": _row(_ADMIN),
-    # A person may be forgotten by themselves and by admins. Asked of somebody who is not there, so that nobody is.
-    "forgetUser": _row(_ADMIN, body=lambda _: {}, user_id="nobody"),
-    "getErasure": _row(_ADMIN, user_id="nobody"),
+    "forgetUser": _row(_OWNER, user_id=SPENT),
+    "getErasure": _row(_ADMIN, user_id="forgotten"),
     # Access keys: everybody's own, and all of them an admin's.
     "createKey": _row(_EVERYONE, body=lambda world: {"name": world["fresh"], "kind": "ed25519"}),
-    "listKeys": _read(),
+    "createKey: another's": _row(
+        _OWNER,
+        hidden="viewer other",
+        body=lambda world: {"name": world["fresh"], "kind": "ed25519", "user_id": world["user"]},
+    ),
+    "listKeys": _row(_EVERYONE, lists="key", seen_by="editor"),
+    "listKeys: another's": _row(_OWNER, hidden="viewer other", query="user_id={user}", lists="key", seen_by=_OWNER),
     "getKey": _row(_OWNER, hidden="viewer other", key_id="key"),
     "rotateKey": _row(_OWNER, hidden="viewer other", body=lambda _: {}, key_id="fresh_key"),
     "revokeKey": _row(_OWNER, hidden="viewer other", key_id="fresh_key"),
@@ -159,9 +199,11 @@ ROWS: Final[Mapping[str, Row]] = {
     "publishProduct": _write(lambda _: {}),
     "unpublishProduct": _write(lambda _: {}),
     "discontinueProduct": _row(_WRITERS, body=lambda _: {"reason": "old"}, product_id="fresh_product"),
-    "correctPrice": _write(lambda _: {"amount": "11.00", "currency": "EUR", "effective_from": "2026-01-01T00:00:00Z"}),
+    "correctPrice": _write(lambda world: {"amount": "11.00", "currency": "EUR", "effective_from": world["since"]}),
     "restoreProduct": _write(lambda _: {"revision": 1}),
-    "scheduleChange": _write(lambda _: {"effective_at": LATER, "price": {"amount": "9.00", "currency": "EUR"}}),
+    "scheduleChange": _write(
+        lambda world: {"effective_at": world["fresh_time"], "price": {"amount": "9.00", "currency": "EUR"}}
+    ),
     "cancelSchedule": _row(_WRITERS, product_id="product", schedule_id="schedule"),
     # What is planned is for those who plan.
     "listProductSchedules": _row(_WRITERS, product_id="product"),
@@ -170,7 +212,7 @@ ROWS: Final[Mapping[str, Row]] = {
     "importProducts": Row(
         frozenset(_WRITERS.split()), query={"dry_run": "true"}, headers={"Content-Type": "application/x-ndjson"}
     ),
-    "listJobs": _read(),
+    "listJobs": _row(_EVERYONE, lists="job", seen_by=_OWNER),
     "getJob": _row(_OWNER, hidden="viewer other", job_id="job"),
     "watchJob": _row(_OWNER, hidden="viewer other", job_id="job"),
     "cancelJob": _row(_OWNER, hidden="other", job_id="job"),
@@ -181,16 +223,41 @@ ROWS: Final[Mapping[str, Row]] = {
     "getProjection": _row(_ADMIN, name="projection"),
     "listParkedEvents": _row(_ADMIN, name="projection"),
     "retryParkedEvents": _row(_ADMIN, name="projection"),
-    "retryParkedEvent": _row(_ADMIN, name="projection", parked_id="nobody"),
-    "skipParkedEvent": _row(_ADMIN, body=lambda _: {"reason": "x"}, name="projection", parked_id="nobody"),
-    "rebuildProjection": _row(_ADMIN, name="no_projection"),
-    "listDifferences": _row(_ADMIN, name="projection", generation="no_generation"),
-    "compareGeneration": _row(_ADMIN, name="projection", generation="no_generation"),
-    "switchGeneration": _row(_ADMIN, body=lambda _: {}, name="projection", generation="no_generation"),
-    "dropGeneration": _row(_ADMIN, name="projection", generation="no_generation"),
+    "retryParkedEvent": _row(_ADMIN, reason="PARKED_EVENT_NOT_FOUND", name="projection", parked_id="nobody"),
+    "skipParkedEvent": _row(
+        _ADMIN,
+        body=lambda _: {"reason": "x"},
+        reason="PARKED_EVENT_NOT_FOUND",
+        name="projection",
+        parked_id="nobody",
+    ),
+    "rebuildProjection": _row(_ADMIN, reason="PROJECTION_NOT_FOUND", name="no_projection"),
+    "listDifferences": _generation(),
+    "compareGeneration": _generation(),
+    "switchGeneration": _generation(lambda _: {}),
+    "dropGeneration": _generation(),
     "listDrift": _row(_ADMIN, name="projection"),
     "repairProduct": _row(_ADMIN, body=lambda world: {"product_id": world["product"]}),
 }
 
 UNDESCRIBED: Final = frozenset({"/openapi.json", "/docs", "/docs/openapi-3.0.json", "/docs/{name}"})
 """Routes that the document leaves out: the document itself and the page that shows it, both public."""
+
+
+NOTHING: Final[Mapping[str, str]] = {
+    "projection": "no_projection",
+    "no_projection": "no_projection",
+    "no_generation": "no_generation",
+}
+"""What is asked for in the place of an object, where that is not an id that nobody has."""
+
+
+def operation_of(name: str) -> str:
+    """The operation that a row is about."""
+    return name.partition(":")[0]
+
+
+def undecided(operations: Mapping[str, tuple[str, str]], routes: Iterable[str]) -> list[str]:
+    """Operations without a row, rows without an operation, and routes that are neither described nor known as such."""
+    described = {path for _, path in operations.values()}
+    return sorted((set(operations) ^ {operation_of(name) for name in ROWS}) | (set(routes) - described ^ UNDESCRIBED))

@@ -5,7 +5,7 @@ and the scopes that they need. An RPC without a row fails the build (`test_every
 words of the decision, and the matrix does the rest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -157,3 +157,8 @@ UNIMPLEMENTED: Final = frozenset({"/grpc.health.v1.Health/List"})
 
 NOT_SERVED: Final[frozenset[str]] = frozenset()
 """RPCs that are described and that no server serves; with a reason beside each."""
+
+
+def undecided(described: Iterable[str]) -> list[str]:
+    """RPCs without a row, and rows without an RPC."""
+    return sorted(set(described) ^ (set(ROWS) | NOT_SERVED))
