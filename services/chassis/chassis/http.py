@@ -1,4 +1,4 @@
-"""The small HTTP side of a service: whether it lives, whether it is ready, and its metrics. Plain HTTP, so it listens
+"""The small HTTP side of a service: whether it lives, serves and is ready, and its metrics. Plain HTTP, so it listens
 on loopback or inside a pod.
 """
 
@@ -30,6 +30,7 @@ class Readiness:
 
     def __init__(self, probes: Mapping[str, Probe] | None = None, *, once: bool = False) -> None:
         self.probes: dict[str, Probe] = dict(probes or {})
+        self.health: Probe | None = None
         self.serving = False
         self._once = once
         self._passed: set[str] = set()
@@ -43,10 +44,19 @@ class Readiness:
         self._passed = passed | self._passed if self._once else passed
         return self.serving and self._passed.issuperset(names), said
 
+    async def healthy(self) -> bool:
+        """Whether the server says that it serves, when it is asked as others ask it. What it needs does not count: a
+        database that is away is away for every replica, and callers are told better by an answer than by none.
+        """
+        return self.serving and self.health is not None and await self._outcome("health", self.health) == "ok"
+
     async def _probe(self, name: str) -> str:
+        return await self._outcome(name, self.probes[name])
+
+    async def _outcome(self, name: str, probe: Probe) -> str:
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                await self.probes[name]()
+                await probe()
         except TimeoutError:
             return "timeout"
         except Exception as error:  # noqa: BLE001 - the outcome is the answer
@@ -61,6 +71,10 @@ def application(readiness: Readiness) -> Starlette:
     async def livez(_request: Request) -> Response:
         return PlainTextResponse("ok")
 
+    async def healthz(_request: Request) -> Response:
+        healthy = await readiness.healthy()
+        return PlainTextResponse("SERVING" if healthy else "NOT_SERVING", 200 if healthy else 503)
+
     async def readyz(_request: Request) -> Response:
         ready, probes = await readiness.check()
         return JSONResponse({"ready": ready, "probes": probes}, status_code=200 if ready else 503)
@@ -68,7 +82,8 @@ def application(readiness: Readiness) -> Starlette:
     async def metrics(_request: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
+    routes = {"/livez": livez, "/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
+    return Starlette(routes=[Route(path, endpoint) for path, endpoint in routes.items()])
 
 
 def bind(listen: str) -> socket.socket:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import structlog
@@ -23,6 +24,7 @@ from chassis.identity.sources import identity_source
 from chassis.policy import Person, Policy, PolicyIncomplete
 from chassis.revocations import Revocations, watch
 from chassis.rpc.channel import Channel
+from chassis.rpc.health import OwnHealth
 from chassis.rpc.server import RpcServer
 from chassis.settings import DatabaseSettings, ServiceSettings
 from chassis.telemetry.logging import configure_logging
@@ -129,6 +131,15 @@ class Chassis(Generic[Settings]):
         target: str | None = getattr(self.settings, field_name, None)
         if not target:
             raise ValueError(f"ALMAGEST_{field_name.upper()} is not set")
+        return self._channel(target, service, retryable=retryable, default_timeout=default_timeout)
+
+    def own_channel(self, port: int) -> Channel:
+        """A channel to the server of this process, as others have one."""
+        host = self.settings.listen.rpartition(":")[0]
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        return self._channel(f"{host}:{port}", self.service, retryable=frozenset(), default_timeout=2.0)
+
+    def _channel(self, target: str, service: str, *, retryable: frozenset[str], default_timeout: float) -> Channel:
         channel = Channel(
             target,
             service=service,
@@ -258,6 +269,7 @@ class _Running(Generic[Settings]):
         self._http = http
         self._serving_http = asyncio.create_task(http.serve(), name="http side")
         await server.serving()
+        self._readiness.health = OwnHealth(partial(chassis.own_channel, server.port))
         self._readiness.serving = True
         return Bound(server.port, http.port)
 

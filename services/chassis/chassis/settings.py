@@ -31,7 +31,7 @@ class ServiceSettings(BaseSettings):
     listen: str = "127.0.0.1:0"
     """Where gRPC is served, as host:port; port 0: any free one."""
     http_listen: str = "127.0.0.1:0"
-    """Where `/livez`, `/readyz` and `/metrics` are served in plain HTTP, as host:port."""
+    """Where `/livez`, `/healthz`, `/readyz` and `/metrics` are served in plain HTTP, as host:port."""
     log_level: str = "INFO"
     """The least severe log level that is written."""
     trace_directory: Path | None = None
@@ -46,6 +46,9 @@ class ServiceSettings(BaseSettings):
     """How long calls that run at shutdown may take to finish."""
     shutdown_delay_seconds: float = Field(default=0.0, ge=0)
     """How long to go on accepting after saying NOT_SERVING, for load balancers to notice."""
+    connection_seconds: float | None = Field(default=None, ge=1)
+    """After how long clients are sent to connect anew, so that new replicas get their share of connections that last;
+    unset: a quarter of the certificate's lifetime, which is the most in any case."""
     maximum_concurrent_rpcs: int = Field(default=1000, ge=1)
     """More calls than this at once are refused with RESOURCE_EXHAUSTED before any work is done for them."""
     max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=64 * 1024)

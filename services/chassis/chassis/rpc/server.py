@@ -141,7 +141,7 @@ class RpcServer:
 
 def _options(identity: Identity, settings: ServiceSettings) -> list[tuple[str, Any]]:
     lifetime = (identity.not_after - identity.not_before).total_seconds()
-    age = max(lifetime / 4, 1.0)
+    age = max(min(lifetime / 4, settings.connection_seconds or lifetime), 1.0)
     return [
         # Without this, two processes would share a port in silence.
         ("grpc.so_reuseport", 0),
