@@ -11,7 +11,7 @@ import time
 # In the order in which a newcomer would ask.
 TOPICS = (
     *("append", "size", "read", "projection", "visibility", "replay", "imports", "startup", "tls"),
-    *("payloads", "signature", "sealing"),
+    *("payloads", "signature", "sealing", "migrations"),
 )
 
 

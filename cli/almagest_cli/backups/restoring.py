@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,9 @@ import orjson
 
 from almagest_cli.backups.manifest import ArchiveFile, DatabaseFile, Manifest
 from almagest_cli.backups.programs import PostgresPrograms
-from almagest_cli.local.databases import OWNER, Databases
+from almagest_cli.local.databases import Databases
 from almagest_cli.local.errors import LocalError, ProcessDiedError
-from almagest_cli.local.layout import AUTH, EVENT_STORE, SERVICES
+from almagest_cli.local.layout import AUTH, EVENT_STORE
 from almagest_cli.local.maintenance import Maintenance
 
 MARK = "almagest: a restore is under way"
@@ -39,6 +40,8 @@ _EMPTY = """
 _COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()"
 _FORGOTTEN = "SELECT user_id::text FROM erasures"
 _TO_BE_PROJECTED = "catalog_"
+_NOT_THERE = (asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError)
+"""No such database; or nobody yet who would own it."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,15 @@ class Restore:
             LocalError: It cannot be; what is there then is marked, and not served.
         """
         restored = Restored(log=[])
-        known = self._forgotten() if replace else set[str]()
+        known = self._ever_forgotten() if replace else set[str]()
         restored.replaced = self._make_room(replace=replace)
         for number, one in enumerate(self.manifest.databases, 1):
             self.step(f"{one.name} ({number} of {len(self.manifest.databases)})")
             self.programs.restore(self.databases.dsn(one.name), file=self.directory / one.file)
         for archive in self.manifest.archives:
             self._put(archive)
-        self._migrate()
+        # What an earlier release backed up is brought to the form that this one knows; `up` does so with the rest.
+        self._command(EVENT_STORE, "migrate")
         self.step("computing the chains of the log")
         restored.log = self._verified(self.manifest)
         if wanted.earlier:
@@ -114,6 +118,7 @@ class Restore:
             self._command(EVENT_STORE, *wanted.arguments())
             self._project_anew()
             restored.log = self._verified(None)
+        self._command(AUTH, "migrate")
         self._command(AUTH, "restored", *(["--log-was-cut"] if wanted.earlier else []))
         restored.forgotten = sorted(known - self._forgotten())
         restored.redis_forgotten = self.maintenance.forget_redis()
@@ -152,8 +157,7 @@ class Restore:
         for name in names:
             try:
                 connection = await asyncpg.connect(self.databases.dsn(name), timeout=_CONNECT_SECONDS)
-            except (asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError):
-                # No such database; or nobody yet who would own it.
+            except _NOT_THERE:
                 continue
             try:
                 found[name] = (await connection.fetchval(_EMPTY), await connection.fetchval(_COMMENT))
@@ -182,13 +186,6 @@ class Restore:
             os.fsync(written.fileno())
         partial.replace(target)
 
-    def _migrate(self) -> None:
-        """Bring what an earlier release backed up to the form that this one knows."""
-        for row in SERVICES:
-            if row.databases:
-                self.step(f"migrating {row.name}")
-                self._command(row.name, "migrate")
-
     def _verified(self, manifest: Manifest | None) -> list[dict[str, Any]]:
         """How each shard of the log ends, its chain computed again; as the backup says, if that is given."""
         try:
@@ -201,31 +198,40 @@ class Restore:
         return [{"shard": one["shard"], "position": one["position"], "hash": one["hash"]} for one in found]
 
     def _project_anew(self) -> None:
-        """The read side was ahead of what the log is now: it begins anew, from the first event."""
-        names = [one.name for one in self.manifest.databases if one.name.startswith(_TO_BE_PROJECTED)]
-        modules = {one.name: (one.module,) for one in self.manifest.databases}
-        self.databases.administer([f'DROP DATABASE "{name}"' for name in names])
-        self.databases.ensure({name: modules[name] for name in names})
-        asyncio.run(self._comment(names, f"{MARK} (backup {self.manifest.backup_id})"))
-        self._command("catalog-query", "migrate")
+        """The read side was ahead of what the log is now: it begins anew, from the first event, in empty databases."""
+        modules = {one.name: one.module for one in self.manifest.databases if one.name.startswith(_TO_BE_PROJECTED)}
+        self.databases.administer([f'DROP DATABASE "{name}"' for name in modules])
+        self.databases.ensure({name: (module,) for name, module in modules.items()})
 
     def _forgotten(self) -> set[str]:
         """The people who were forgotten, by the databases of users that are there."""
-        return asyncio.run(self._ask([one.name for one in self.manifest.databases if one.module == AUTH], _FORGOTTEN))
+        return asyncio.run(self._ask([one.name for one in self.manifest.databases if one.module == AUTH]))
 
-    async def _ask(self, names: Sequence[str], query: str) -> set[str]:
+    def _ever_forgotten(self) -> set[str]:
+        """The same, by those as well that a restore has put aside: this one, when it was interrupted."""
+        return asyncio.run(self._ask(asyncio.run(self._put_aside())))
+
+    async def _put_aside(self) -> list[str]:
+        names = [one.name for one in self.manifest.databases if one.module == AUTH]
+        for name in names:
+            with suppress(*_NOT_THERE):
+                connection = await asyncpg.connect(self.databases.dsn(name), timeout=_CONNECT_SECONDS)
+                try:
+                    rows = await connection.fetch("SELECT datname FROM pg_database WHERE datname LIKE 'users\\_%'")
+                finally:
+                    await connection.close(timeout=10)
+                return [str(row[0]) for row in rows]
+        return names
+
+    async def _ask(self, names: Sequence[str]) -> set[str]:
         found: set[str] = set()
         for name in names:
-            try:
-                connection = await asyncpg.connect(self.databases.dsn(name, OWNER), timeout=_CONNECT_SECONDS)
-            except (asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError):
-                continue
-            try:
-                found.update(str(row[0]) for row in await connection.fetch(query))
-            except asyncpg.UndefinedTableError:
-                continue
-            finally:
-                await connection.close(timeout=10)
+            with suppress(*_NOT_THERE, asyncpg.UndefinedTableError):
+                connection = await asyncpg.connect(self.databases.dsn(name), timeout=_CONNECT_SECONDS)
+                try:
+                    found.update(str(row[0]) for row in await connection.fetch(_FORGOTTEN))
+                finally:
+                    await connection.close(timeout=10)
         return found
 
     def _open(self) -> None:

@@ -13,6 +13,7 @@ from almagest_cli.local.layout import SERVICES, Service
 from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.local.programs import run_to_end
 from almagest_cli.local.system import POSTGRES, VALKEY, System
+from almagest_cli.local.valkey import EmbeddedValkey
 
 _HOURS = 12.0 * 3600.0
 """How long a command may take: it may read every event that there is."""
@@ -89,5 +90,5 @@ class Maintenance:
         """Forget what the embedded Valkey knows, which is never the truth; False when Redis is not ours."""
         if VALKEY not in self.system.daemons():
             return False
-        accounts.remove(self.system.places.state / VALKEY)
+        accounts.remove(EmbeddedValkey(self.system.places.state / VALKEY).data)
         return True
