@@ -1,9 +1,10 @@
 """How long the newest migration of each tree holds up those who write meanwhile.
 
 Eight writers use the tables that it changes, over as many connections, while it runs in a process of its own. What is
-told is the longest wait for a lock that any of them was seen in (asked of `pg_locks` all the time), beside the longest
-statement, which also has what the machine did to it. Then the same while somebody's transaction of three seconds is in
-the migration's way: as it is, and for comparison with a migration that waits for its locks for as long as it takes.
+told is the longest wait for the migration that any of them was seen in (asked of `pg_locks` all the time), beside the
+longest statement, which also has what the machine and the other writers did to it. Then the same while somebody's
+transaction of three seconds is in the migration's way: as it is, and for comparison with a migration that waits for its
+locks for as long as it takes.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ import uvloop
 from alembic.script import ScriptDirectory
 from almagest_cli.local.postgres import EmbeddedPostgres
 from chassis.database.migrations import configuration, upgrade
+from chassis.telemetry.logging import configure_logging
 
 WRITERS = 8
 ROWS = 20_000
@@ -37,7 +39,17 @@ asyncio.run(migrations.upgrade(sys.argv[1], [sys.argv[2]], sys.argv[3]))
 _WAITING = """
     SELECT coalesce(extract(epoch FROM max(clock_timestamp() - l.waitstart)) * 1000, 0)::float
     FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-    WHERE NOT l.granted AND a.datname = current_database() AND a.application_name = 'writer'
+    WHERE NOT l.granted AND a.datname = current_database() AND a.application_name = 'writer' AND EXISTS (
+        SELECT FROM unnest(pg_blocking_pids(l.pid)) AS b (pid) JOIN pg_stat_activity AS m USING (pid)
+        WHERE m.application_name = 'almagest migrate'
+    )
+"""
+"""Who waits for what the migration has, or behind what it waits for; writers wait for each other as well."""
+
+_MIGRATING = """
+    SELECT EXISTS (
+        SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'almagest migrate'
+    )
 """
 
 
@@ -63,7 +75,7 @@ _APPEND = """
 """
 _MOVE = """
     INSERT INTO moves (move_id, first_bucket, last_bucket, from_shard, to_shard, phase, epoch)
-    VALUES ($1, 0, 7, 0, 1, 'done', (SELECT coalesce(max(epoch), 0) + 1 FROM moves)) ON CONFLICT DO NOTHING
+    VALUES ($1, 0, 7, 0, 1, 'done', (random() * 1e15)::bigint) ON CONFLICT DO NOTHING
 """
 _SCHEDULE = """
     INSERT INTO schedules (schedule_id, product_id, published, effective_at, scheduled_by, scheduled_at, reason, state)
@@ -150,6 +162,8 @@ class Writers:
         self._stopping = False
         self.longest = self.waited = 0.0
         self.count = 0
+        self.met = asyncio.Event()
+        """Set when the migration has been seen."""
 
     async def run(self) -> None:
         """Write until stopped."""
@@ -184,12 +198,15 @@ class Writers:
         connection = await asyncpg.connect(self._dsn)
         while not self._stopping:
             self.waited = max(self.waited, await connection.fetchval(_WAITING))
-            await asyncio.sleep(0.001)
+            if not self.met.is_set() and await connection.fetchval(_MIGRATING):
+                self.met.set()
+            await asyncio.sleep(0.002)
         await connection.close()
 
 
 def main() -> None:
     """Measure each tree, alone and with somebody in the way."""
+    configure_logging("benchmark", "ERROR")
     with tempfile.TemporaryDirectory(prefix="almagest-migrations-") as directory:
         server = EmbeddedPostgres(Path(directory))
         try:
@@ -236,12 +253,21 @@ async def _one(
         writers.again()
         began = time.monotonic()
         migrating = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _MIGRATE, tree.package, dsn, tree.role, timeout, env=os.environ, stdout=-3, stderr=-1
+            sys.executable,
+            "-c",
+            _MIGRATE,
+            tree.package,
+            dsn,
+            tree.role,
+            timeout,
+            env=dict(os.environ),
+            stdout=-3,
+            stderr=-1,
         )
         if in_the_way:
-            # By when it has come to its statements; an interpreter takes a second to start.
             async with blocker.transaction():
                 await blocker.execute(tree.in_the_way)
+                await writers.met.wait()
                 await asyncio.sleep(IN_THE_WAY_SECONDS)
         _, said = await migrating.communicate()
         if migrating.returncode:

@@ -3,7 +3,8 @@
 Each database is marked before its first row comes: its comment says that a restore is under way, and the services'
 migrations refuse such a one, so nothing is served from it (`chassis.database.restoring`). Each is filled by one
 transaction. Only when all are there, and the chain of every shard of the log ends with the hash that the backup says,
-the marks are taken away. Who was interrupted gives the same command again: what is marked is made anew.
+the marks are taken away. Who was interrupted gives the same command again: what is marked is made anew. A file in the
+state directory keeps `almagest up` from making what is missing in between.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ import orjson
 
 from almagest_cli.backups.manifest import ArchiveFile, DatabaseFile, Manifest
 from almagest_cli.backups.programs import PostgresPrograms
+from almagest_cli.local.daemons import write_private
 from almagest_cli.local.databases import Databases
 from almagest_cli.local.errors import LocalError, ProcessDiedError
 from almagest_cli.local.layout import AUTH, EVENT_STORE
@@ -137,11 +139,12 @@ class Restore:
                 f"There is something already: {', '.join(full)}. With --replace it is kept under other names; "
                 "nothing was done."
             )
+        write_private(self.maintenance.system.places.restoring, self.manifest.backup_id.encode())
         stamp = datetime.now(UTC).strftime("%Y%m%dt%H%M%S")
         renamed = {name: f"{name}_before_{stamp}" for name in full}
         self.databases.administer(
             [
-                *(f'DROP DATABASE "{name}"' for name in begun),
+                *(f'DROP DATABASE "{name}" WITH (FORCE)' for name in begun),
                 *(f'ALTER DATABASE "{name}" RENAME TO "{new}"' for name, new in renamed.items()),
             ]
         )
@@ -236,6 +239,7 @@ class Restore:
 
     def _open(self) -> None:
         asyncio.run(self._comment([one.name for one in self.manifest.databases], None))
+        self.maintenance.system.places.restoring.unlink()
 
     def _command(self, service: str, *arguments: str) -> str:
         return self.maintenance.run(

@@ -183,6 +183,11 @@ class Places:
         return self.state / "archives"
 
     @property
+    def restoring(self) -> Path:
+        """Names the backup that is being restored, for as long as it is."""
+        return self.state / "restoring"
+
+    @property
     def demo(self) -> Path:
         """The demo catalogs, as they are imported."""
         return self.state / "demo"
@@ -190,6 +195,7 @@ class Places:
     def everything(self) -> tuple[Path, ...]:
         """All that we ever make in a state directory, the servers' data first."""
         ours = (self.authority, self.deny_list, self.logs, self.traces, self.description, self.session, self.demo)
+        ours += (self.restoring,)
         names = ("postgres", "valkey", "archives", "secrets", "pids")
         return (*(self.state / name for name in names), *ours, self.state / "session.lock", self.state / "lock")
 

@@ -147,6 +147,11 @@ class System:
         """
         accounts.make_passage(self.places.state)
         with self.exclusively():
+            if self.places.restoring.exists():
+                raise LocalError(
+                    f"In {self.places.state} a restore is under way, and has not come to its end. Give the same "
+                    "`almagest backup restore` again."
+                )
             self._started.clear()
             self._cancelled.clear()
             missing = {name for name, daemon in self.daemons().items() if daemon.process() is None}
