@@ -26,6 +26,8 @@ written by `make docs` from the tables that the services start with; `make gener
 
 Person: **required**: the call carries a transaction token. **per item**: each item of the request carries its own,
 and an item without one is refused by itself. **none**: the method is about no person, or is how one is found out.
+Tokens of: for which workload auth must have made the token; it is refused in anybody else's hands. Where others than
+the caller stand, the caller passes on what it was asked with.
 Scopes are those of every call; what a use case asks beyond them (one's own job, one's own session) it asks itself.
 """
 
@@ -54,21 +56,22 @@ def page(tables: Mapping[str, Policy]) -> str:
             by_interface[interface][method] = rule
         for interface, rules in sorted(by_interface.items()):
             lines.append(f"`{interface}`\n")
-            lines.append(f"| method | {' | '.join(CALLERS)} | person | scopes |")
-            lines.append(f"| --- | {' | '.join(':-:' for _ in CALLERS)} | --- | --- |")
+            lines.append(f"| method | {' | '.join(CALLERS)} | person | scopes | tokens of |")
+            lines.append(f"| --- | {' | '.join(':-:' for _ in CALLERS)} | --- | --- | --- |")
             lines += [_row(method, rule) for method, rule in sorted(rules.items())]
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _row(method: str, rule: Rule) -> str:
-    strangers = rule.callers - {*CALLERS, ANY_WORKLOAD}
+    strangers = (rule.callers | rule.tokens_of) - {*CALLERS, ANY_WORKLOAD}
     if strangers:
         raise SystemExit(f"the rule of {method} names {', '.join(sorted(strangers))}, which is no workload")
     cells = ["yes" if rule.callers & {caller, ANY_WORKLOAD} else "" for caller in CALLERS]
     person = "" if rule.person is Person.NONE else rule.person.value
     scopes = ", ".join(f"`{scope}`" for scope in sorted(rule.scopes))
-    return f"| {method} | {' | '.join(cells)} | {person or 'none'} | {scopes} |"
+    ways = ", ".join(sorted(rule.tokens_of)) or ("" if rule.person is Person.NONE else "the caller")
+    return f"| {method} | {' | '.join(cells)} | {person or 'none'} | {scopes} | {ways} |"
 
 
 def main() -> None:

@@ -12,7 +12,9 @@ from almagest.auth.v1 import auth_pb2 as wire
 from auth.adapters.revocations import PostgresRevocations
 from auth.bootstrap import assembled, bootstrap
 from auth.domain.sessions import session_of
+from chassis.caller import set_caller
 from chassis.errors import RemoteProblem, Unauthenticated
+from chassis.identity.spiffe import SpiffeId
 from chassis.process import running
 from chassis.revocations import Revocation, Revocations, Revoked, watch
 from chassis.tokens import TokenVerifier
@@ -29,6 +31,7 @@ def listening(calling: Callable[..., Any]) -> Callable[..., Any]:
             async def fetch() -> bytes:
                 return (await stub.GetJwks(wire.GetJwksRequest())).jwks
 
+            set_caller(SpiffeId.of("gateway", "almagest.internal"))
             verifier = TokenVerifier(trust_domain="almagest.internal", fetch_jwks=fetch)
             hearing = asyncio.create_task(
                 watch(verifier.revocations, lambda: stub.WatchRevocations(wire.WatchRevocationsRequest()))

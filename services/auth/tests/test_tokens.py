@@ -12,7 +12,9 @@ import asyncpg
 import grpc
 import pytest
 from almagest.auth.v1 import auth_pb2 as wire
-from chassis.errors import RemoteProblem
+from chassis.caller import set_caller
+from chassis.errors import RemoteProblem, Unauthenticated
+from chassis.identity.spiffe import SpiffeId
 from chassis.ids import uuid7
 from chassis.tokens import TokenVerifier
 from joserfc import jws
@@ -42,7 +44,8 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
 
 @pytest.fixture
 def verifier(service: Any) -> TokenVerifier:
-    """What every other service verifies with."""
+    """What every other service verifies with, in calls of the gateway."""
+    set_caller(SpiffeId.of("gateway", "almagest.internal"))
 
     async def fetch() -> bytes:
         return (await service.worker.GetJwks(wire.GetJwksRequest())).jwks
@@ -58,7 +61,7 @@ async def test_every_service_can_verify_a_transaction_token(service, newcomer, l
     assert claims.subject == user.user_id
     assert claims.scopes == {"catalog:read", "catalog:write", "jobs:read", "jobs:write"}
     assert claims.roles == {"editor"}
-    assert claims.requesting_workload == "spiffe://almagest.internal/gateway"
+    assert str(claims.requesting_workload) == "spiffe://almagest.internal/gateway"
     assert claims.expires_at == answer.expires_at.seconds
     assert claims.expires_at <= time.time() + 60
     header, payload = read(answer.transaction_token)
@@ -213,10 +216,13 @@ async def test_the_worker_acts_for_the_submitter_of_a_job(service, newcomer, ver
     user = await newcomer(roles=[wire.ROLE_EDITOR])
     request = delegation(user.user_id, "catalog:write")
     answer = await service.worker.DelegateToken(request)
+    with pytest.raises(Unauthenticated) as refused:
+        await verifier.verify(answer.transaction_token)
+    assert refused.value.reason == "TOKEN_OF_ANOTHER"
+    set_caller(SpiffeId.of("worker", "almagest.internal"))
     claims = await verifier.verify(answer.transaction_token)
     assert claims.subject == user.user_id
     assert claims.scopes == {"catalog:write"}
-    assert claims.requesting_workload == "spiffe://almagest.internal/worker"
     assert read(answer.transaction_token)[1]["job_id"] == request.job_id
 
 

@@ -95,7 +95,7 @@ def start(identity, transaction_tokens, tmp_path):
             source = FileIdentitySource(identity(workload), TRUST_DOMAIN, service=workload)
             async with Channel(target, service="catalog-command", identity=source) as channel:
                 stub = command_pb2_grpc.CatalogCommandServiceStub(channel)
-                yield Client(stub, transaction_tokens() if token is None else token)
+                yield Client(stub, transaction_tokens(workload=workload) if token is None else token)
 
         async with running("catalog-command", chosen, assembled) as bound:
             target = f"127.0.0.1:{bound.grpc_port}"
@@ -384,6 +384,14 @@ class TestPolicy:
             item = example.item(product, example.create(sku, example.car()), transaction_token=viewer, **fields)
             problem = await gateway.problem(item)
             assert (problem.code, problem.reason) == (grpc.StatusCode.PERMISSION_DENIED.value[0], "SCOPE_MISSING")
+
+    async def test_a_token_that_another_workload_asked_for_is_refused(
+        self, service, example, sku, product, transaction_tokens
+    ):
+        """The worker has got hold of a token of the gateway's requests: it may write, and not with that."""
+        async with service.connect("worker", token=transaction_tokens()) as client:
+            problem = await client.problem(example.item(product, example.create(sku, example.car())))
+        assert (problem.code, problem.reason) == (grpc.StatusCode.UNAUTHENTICATED.value[0], "TOKEN_OF_ANOTHER")
 
     async def test_an_item_without_a_token_is_refused(self, service, example, sku, product):
         """There is no person by default."""

@@ -88,6 +88,7 @@ async def test_each_item_of_a_batch_has_its_own_person_and_wait(system, build, t
             product_id=build.id_of(sku), transaction_token=transaction_tokens(key=TransactionTokens.stranger())
         ),
         query_pb2.GetProductItem(product_id=build.id_of(sku), transaction_token=transaction_tokens(lifetime=-5)),
+        query_pb2.GetProductItem(product_id=build.id_of(sku), transaction_token=transaction_tokens(workload="worker")),
         query_pb2.GetProductItem(product_id=build.id_of(other), transaction_token=system.token),
         query_pb2.GetProductItem(product_id="x", transaction_token=system.token),
         query_pb2.GetProductItem(product_id=build.id_of(sku), transaction_token=system.token, consistency_token="?"),
@@ -105,8 +106,8 @@ async def test_each_item_of_a_batch_has_its_own_person_and_wait(system, build, t
     answer = await system.query.BatchGetProducts(query_pb2.BatchGetProductsRequest(items=items))
     assert time.monotonic() - began < 3
     assert [one.problem.reason or one.product.revision for one in answer.results] == [
-        0, "TOKEN_MISSING", "SCOPE_MISSING", "TOKEN_INVALID", "TOKEN_EXPIRED", "PRODUCT_NOT_FOUND", "INVALID_REQUEST",
-        "INVALID_REQUEST", "NOT_YET_VISIBLE", 0,
+        0, "TOKEN_MISSING", "SCOPE_MISSING", "TOKEN_INVALID", "TOKEN_EXPIRED", "TOKEN_OF_ANOTHER",
+        "PRODUCT_NOT_FOUND", "INVALID_REQUEST", "INVALID_REQUEST", "NOT_YET_VISIBLE", 0,
     ]  # fmt: skip
 
 

@@ -33,6 +33,10 @@ class Rule:
     callers: frozenset[str]
     person: Person = Person.REQUIRED
     scopes: frozenset[str] = frozenset()
+    tokens_of: frozenset[str] = frozenset()
+    """Services whose people's tokens the callers may pass on. A caller's own always count; any other token was taken
+    from somebody.
+    """
 
 
 Policy = Mapping[str, Rule]
@@ -84,3 +88,5 @@ def complete(policy: Policy, descriptors: Iterable[ServiceDescriptor]) -> None:
             raise ValueError(f"the policy of {method} lets nobody call")
         if rule.scopes and rule.person is Person.NONE:
             raise ValueError(f"the policy of {method} asks scopes of nobody")
+        if ANY_WORKLOAD in rule.tokens_of:
+            raise ValueError(f"the policy of {method} takes tokens that anybody has got hold of")

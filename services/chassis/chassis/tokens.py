@@ -4,6 +4,10 @@ A transaction token (draft-ietf-oauth-transaction-tokens) lives 60 seconds at mo
 runs through the system. No service takes another's word for it. A verification costs about 130 microseconds, so a token
 that was verified is remembered until it expires: proof costs one signature check per person and minute, not one per
 call.
+
+Nor is a token good in everybody's hands. It names the workload that asked auth for it, and counts in the calls of that
+one alone, or by the ways on which the policy lets tokens be passed on (`Rule.tokens_of`). So what leaks from one
+service is of no use to the next one.
 """
 
 import asyncio
@@ -23,6 +27,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 
+from chassis.caller import current_caller
 from chassis.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
 from chassis.identity.spiffe import SpiffeId
 from chassis.revocations import Revocations
@@ -41,6 +46,7 @@ _CACHE_SIZE = 10_000
 
 _logger = structlog.stdlib.get_logger(__name__)
 _person: ContextVar["Claims"] = ContextVar("person")
+_passed_on: ContextVar[frozenset[str]] = ContextVar("passed_on", default=frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class Claims:
     expires_at: float
     """Seconds since the epoch."""
     token: str = field(repr=False)
-    requesting_workload: str
+    requesting_workload: SpiffeId
     session_id: str = ""
     """The session that it was given in; empty: none, as for a job's."""
     access_key_id: str = ""
@@ -96,6 +102,11 @@ def set_person(claims: Claims) -> None:
     _person.set(claims)
 
 
+def accept_tokens_of(services: frozenset[str]) -> None:
+    """Take, for the rest of this task, tokens that these services asked for, besides the caller's own."""
+    _passed_on.set(services)
+
+
 def revoked() -> Unauthenticated:
     """The answer to a token that was good before."""
     return _refused("TOKEN_REVOKED", "The transaction token was revoked: its session has ended, or its person changed.")
@@ -132,7 +143,8 @@ class TokenVerifier:
         """The claims of a token.
 
         Raises:
-            Unauthenticated: It is missing, forged, expired, revoked, not for us or not of the kind that we take.
+            Unauthenticated: It is missing, forged, expired, revoked, not for us, not the caller's to show, or not of
+                the kind that we take.
             Unavailable: The keys are needed and cannot be had.
         """
         claims = self._verified.get(token)
@@ -140,6 +152,7 @@ class TokenVerifier:
             if claims.expires_at > time.time():
                 if self.revocations.covers(claims):
                     raise revoked()
+                _check_way(claims)
                 return claims
             self._verified.pop(token, None)
             raise _refused("TOKEN_EXPIRED", "The transaction token has expired.")
@@ -153,6 +166,7 @@ class TokenVerifier:
             self._verified.popitem(last=False)
         if self.revocations.covers(claims):
             raise revoked()
+        _check_way(claims)
         return claims
 
     async def _verify_anew(self, token: str) -> Claims:
@@ -181,10 +195,10 @@ class TokenVerifier:
         _text(claims, "iss")
         workload = _text(claims, "req_wl")
         try:
-            ours = SpiffeId.parse(workload).trust_domain == self._trust_domain
+            requesting_workload = SpiffeId.parse(workload)
         except ValueError:
-            ours = False
-        if not ours:
+            requesting_workload = None
+        if requesting_workload is None or requesting_workload.trust_domain != self._trust_domain:
             raise _refused("TOKEN_INVALID", "The transaction token was not asked for by one of our workloads.")
         return Claims(
             subject=_text(claims, "sub"),
@@ -193,7 +207,7 @@ class TokenVerifier:
             transaction_id=_text(claims, "txn"),
             expires_at=expires,
             token=token,
-            requesting_workload=workload,
+            requesting_workload=requesting_workload,
             session_id=_text(claims, "sid") if "sid" in claims else "",
             access_key_id=_text(claims, "key") if "key" in claims else "",
             generation=int(_number(claims, "gen")) if "gen" in claims else 0,
@@ -250,6 +264,21 @@ class TokenVerifier:
             self._fetched_at = time.monotonic()
         finally:
             self._fetching = None
+
+
+def _check_way(claims: Claims) -> None:
+    """See that a token was asked for by who calls, or came by a way on which tokens are passed on.
+
+    Raises:
+        Unauthenticated: Somebody has got hold of another workload's token, or nobody is known to have shown it.
+    """
+    asked_by = claims.requesting_workload.service  # of our trust domain, as the caller of every call that was let in
+    try:
+        if current_caller().service == asked_by or asked_by in _passed_on.get():
+            return
+    except LookupError:
+        pass
+    raise _refused("TOKEN_OF_ANOTHER", "The transaction token was given to another workload than the caller.")
 
 
 def _key_id(token: str) -> str:

@@ -10,7 +10,9 @@ import grpc
 import pytest
 from almagest.auth.v1 import auth_pb2
 from almagest.eventstore.v1 import event_store_pb2
+from chassis.caller import set_caller
 from chassis.errors import RemoteProblem, Unauthenticated, Unavailable
+from chassis.identity.spiffe import SpiffeId
 from chassis.policy import Person, Rule
 from chassis.revocations import HEARTBEAT_SECONDS, REMEMBERED_SECONDS, Revocation, Revocations, Revoked, told, watch
 from chassis.tokens import TokenVerifier
@@ -130,6 +132,7 @@ async def test_a_token_that_was_verified_before_is_refused_too(transaction_token
     async def jwks() -> bytes:
         return transaction_tokens.jwks
 
+    set_caller(SpiffeId.of("gateway", "almagest.internal"))
     verifier = TokenVerifier(trust_domain="almagest.internal", fetch_jwks=jwks)
     before = transaction_tokens(subject="anna", claims={"sid": "s1", "gen": 1})
     key = transaction_tokens(subject="anna", claims={"key": "k1", "gen": 1})

@@ -54,10 +54,11 @@ async def test_a_person_with_the_scope_is_let_through_and_known(
     [
         (lambda _sign: None, grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"),
         (lambda sign: sign(lifetime=-1), grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED"),
+        (lambda sign: sign(workload="worker"), grpc.StatusCode.UNAUTHENTICATED, "TOKEN_OF_ANOTHER"),
         (lambda sign: sign(key=sign.stranger()), grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID"),
         (lambda sign: sign(scopes=["jobs:read"]), grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"),
     ],
-    ids=["missing", "expired", "forged", "without the scope"],
+    ids=["missing", "expired", "of another workload", "forged", "without the scope"],
 )
 async def test_a_person_without_proof_or_scope_is_refused(
     serve: ServiceFactory,
@@ -77,6 +78,26 @@ async def test_a_person_without_proof_or_scope_is_refused(
             )
         assert (refused.value.code, refused.value.reason) == (code, reason)
         assert service.servicer.calls == 0
+
+
+async def test_a_token_is_passed_on_where_the_policy_says_so_and_nowhere_else(
+    serve: ServiceFactory, issue: Issue, policy: Any, transaction_tokens: TransactionTokens
+) -> None:
+    """One that the worker has got hold of is of no use to it; one that a service was asked with may be good further
+    on, by the row of the method.
+    """
+    rows = policy(
+        GetShardMap=Rule(frozenset({"worker"}), Person.REQUIRED, tokens_of=frozenset({"auth"})),
+        Append=Rule(frozenset({"worker"}), Person.REQUIRED, tokens_of=frozenset({"gateway"})),
+    )
+    async with serve(rows=rows) as service:
+        stub = service.stub(issue("worker"))
+        metadata = (("txn-token", transaction_tokens()),)
+        await stub.Append(event_store_pb2.AppendRequest(), metadata=metadata)
+        with pytest.raises(RemoteProblem) as refused:
+            await stub.GetShardMap(REQUEST, metadata=metadata)
+        assert refused.value.reason == "TOKEN_OF_ANOTHER"
+        await stub.GetShardMap(REQUEST, metadata=(("txn-token", transaction_tokens(workload="worker")),))
 
 
 async def test_the_person_travels_to_the_next_service(

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextvars
 import hashlib
 import hmac
 import time
@@ -11,9 +12,13 @@ from typing import Any
 
 import orjson
 import pytest
+from chassis.caller import set_caller
 from chassis.errors import PermissionDenied, Unauthenticated, Unavailable
-from chassis.tokens import TokenVerifier
+from chassis.identity.spiffe import SpiffeId
+from chassis.tokens import TokenVerifier, accept_tokens_of
 from harness.tokens import TransactionTokens
+
+GATEWAY = SpiffeId.of("gateway", "almagest.internal")
 
 
 class Keys:
@@ -41,6 +46,8 @@ def keys(transaction_tokens: TransactionTokens) -> Keys:
 
 @pytest.fixture
 def verifier(keys: Keys) -> TokenVerifier:
+    """A verifier in the calls of the gateway."""
+    set_caller(GATEWAY)
     return TokenVerifier(trust_domain="almagest.internal", fetch_jwks=keys)
 
 
@@ -50,7 +57,7 @@ async def test_a_good_token_gives_its_claims(verifier: TokenVerifier, transactio
     assert (claims.subject, claims.transaction_id) == ("anna", "t1")
     assert claims.roles == {"editor"}
     assert "catalog:write" in claims.scopes
-    assert claims.requesting_workload == "spiffe://almagest.internal/gateway"
+    assert claims.requesting_workload == GATEWAY
     claims.require("catalog:write", "catalog:read")
     with pytest.raises(PermissionDenied, match="users:write"):
         claims.require("catalog:read", "users:write")
@@ -130,6 +137,42 @@ async def test_a_bad_token_is_refused(
     await verifier.verify(transaction_tokens())
     with pytest.raises(Unauthenticated):
         await verifier.verify(forge(transaction_tokens))
+
+
+async def test_a_token_of_another_workload_is_refused_whether_it_was_seen_before_or_not(
+    verifier: TokenVerifier, transaction_tokens: TransactionTokens
+) -> None:
+    """What was asked for by the gateway counts in its calls, and in those of who may pass it on; elsewhere not."""
+    token, foreign = transaction_tokens(), transaction_tokens(workload="worker")
+
+    async def refused(one: str) -> bool:
+        try:
+            await verifier.verify(one)
+        except Unauthenticated as error:
+            assert error.reason == "TOKEN_OF_ANOTHER"  # noqa: PT017 - no other refusal will do
+            return True
+        return False
+
+    assert [await refused(foreign) for _ in range(2)] == [True, True]
+    assert not await refused(token)
+    set_caller(SpiffeId.of("worker", "almagest.internal"))
+    assert [await refused(token) for _ in range(2)] == [True, True]
+    assert not await refused(foreign)
+    set_caller(SpiffeId.of("catalog-command", "almagest.internal"))
+    accept_tokens_of(frozenset({"gateway"}))
+    assert not await refused(token)
+    assert await refused(foreign)
+
+
+async def test_outside_a_call_no_token_counts(transaction_tokens: TransactionTokens, keys: Keys) -> None:
+    """Nobody has shown it, so nobody is known to be entitled to."""
+    verifier = TokenVerifier(trust_domain="almagest.internal", fetch_jwks=keys)
+    token = transaction_tokens()
+    nowhere = contextvars.Context()
+    task = asyncio.get_running_loop().create_task(verifier.verify(token), context=nowhere)
+    with pytest.raises(Unauthenticated) as refused:
+        await task
+    assert refused.value.reason == "TOKEN_OF_ANOTHER"
 
 
 async def test_a_token_is_verified_once_and_refused_once_it_expires(

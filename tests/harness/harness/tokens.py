@@ -47,6 +47,7 @@ class TransactionTokens:
         roles: Iterable[str] = ("admin",),
         scopes: Iterable[str] | None = None,
         lifetime: float = 60,
+        workload: str = "gateway",
         claims: Mapping[str, Any] | None = None,
         header: Mapping[str, Any] | None = None,
         key: OKPKey | None = None,
@@ -58,6 +59,7 @@ class TransactionTokens:
             roles: their roles.
             scopes: what the token is good for; by default all that the roles allow.
             lifetime: seconds until it expires; below zero: it has expired.
+            workload: who asked for it, and alone may show it.
             claims: claims put in place of the usual ones, to forge bad tokens; one that is None is left out.
             header: the same for header parameters.
             key: another signing key.
@@ -72,7 +74,7 @@ class TransactionTokens:
             "scope": " ".join(allowed),
             "roles": list(roles),
             "txn": str(uuid.uuid4()),
-            "req_wl": f"spiffe://{TRUST_DOMAIN}/gateway",
+            "req_wl": f"spiffe://{TRUST_DOMAIN}/{workload}",
             "iat": now,
             "exp": int(now + lifetime),
         } | dict(claims or {})

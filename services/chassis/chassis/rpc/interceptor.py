@@ -27,7 +27,7 @@ from chassis.rpc.connections import Connections, address_of
 from chassis.rpc.peer import Peers
 from chassis.telemetry import tracing
 from chassis.telemetry.metrics import SERVER, RpcMetrics
-from chassis.tokens import METADATA_KEY, Claims, TokenVerifier, revoked, set_person
+from chassis.tokens import METADATA_KEY, Claims, TokenVerifier, accept_tokens_of, revoked, set_person
 
 _SLOW_SECONDS = 1.0
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -125,17 +125,22 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
             if self._draining:
                 raise Unavailable("The service is shutting down.", reason="DRAINING", retry_after=0.1)
         set_deadline(left)
+        if rule.tokens_of:
+            accept_tokens_of(rule.tokens_of)
         if rule.person is Person.REQUIRED:
-            claims = await self._verifier.verify(metadata.get(METADATA_KEY, ""))
-            claims.require(*rule.scopes)
-            set_person(claims)
-            if streaming:
-                self._on_behalf_of(claims)
+            await self._admit_person(metadata.get(METADATA_KEY, ""), rule, streaming=streaming)
         if left is None:
             task = asyncio.current_task()
             if task is not None:
                 self._endless.add(task)
                 task.add_done_callback(self._endless.discard)
+
+    async def _admit_person(self, token: str, rule: Rule, *, streaming: bool) -> None:
+        claims = await self._verifier.verify(token)
+        claims.require(*rule.scopes)
+        set_person(claims)
+        if streaming:
+            self._on_behalf_of(claims)
 
     def _on_behalf_of(self, claims: Claims) -> None:
         """A stream was admitted by a token, which may be revoked before the stream has ended."""

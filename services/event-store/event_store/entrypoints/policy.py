@@ -15,19 +15,23 @@ AUDITOR: Final = "auth"
 
 # Reading is between services: they read on their own account, for projections that serve everybody.
 _READERS: Final = frozenset({"catalog-command", "catalog-query", "worker"})
+# The tokens of those who ask catalog-command for something are shown here by it.
+_ASKERS: Final = frozenset({"gateway", "worker"})
 _OPERATORS: Final = frozenset({"operator"})
 _FOLLOWERS: Final = frozenset({"catalog-query", "worker"})
 
 POLICY: Final[Policy] = {
     # Auth on its own account, see `writes_to`.
-    f"/{SERVICE}/Append": Rule(frozenset({"catalog-command", AUDITOR}), Person.PER_ITEM, frozenset({WRITE})),
+    f"/{SERVICE}/Append": Rule(
+        frozenset({"catalog-command", AUDITOR}), Person.PER_ITEM, frozenset({WRITE}), tokens_of=_ASKERS
+    ),
     f"/{SERVICE}/GetAppend": Rule(_READERS, Person.NONE),
     f"/{SERVICE}/ReadStream": Rule(_READERS, Person.NONE),
     f"/{SERVICE}/BatchReadStreams": Rule(_READERS, Person.NONE),
     f"/{SERVICE}/ReadAll": Rule(_READERS, Person.NONE),
     f"/{SERVICE}/Subscribe": Rule(_FOLLOWERS, Person.NONE),
     f"/{SERVICE}/PutSnapshots": Rule(frozenset({"catalog-command", "catalog-query"}), Person.NONE),
-    f"/{SERVICE}/SetStreamMetadata": Rule(frozenset({"catalog-command", "operator"}), Person.NONE),
+    f"/{SERVICE}/SetStreamMetadata": Rule(frozenset({"catalog-command", "operator"}), Person.NONE, tokens_of=_ASKERS),
     f"/{SERVICE}/GetStreamMetadata": Rule(_READERS | {"operator"}, Person.NONE),
     f"/{SERVICE}/GetShardMap": Rule(_READERS | {"operator"}, Person.NONE),
     f"/{ADMINISTRATION}/Verify": Rule(_OPERATORS, Person.NONE),
