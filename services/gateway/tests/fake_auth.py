@@ -12,6 +12,13 @@ from gateway.application.ports import Auth, Person
 from .fake_answers import jwt, problem
 
 PASSWORD = "correct horse battery staple"
+_VIEWS = ("catalog:read", "jobs:read")
+_EDITS = (*_VIEWS, "catalog:write", "jobs:write")
+SCOPES = {
+    auth_pb2.ROLE_VIEWER: _VIEWS,
+    auth_pb2.ROLE_EDITOR: _EDITS,
+    auth_pb2.ROLE_ADMIN: (*_EDITS, "users:read", "users:write", "audit:read"),
+}
 
 
 class FakeAuth(Auth):
@@ -71,7 +78,8 @@ class FakeAuth(Auth):
         subject = self.access.get(access_token)
         if subject is None:
             raise problem(grpc.StatusCode.UNAUTHENTICATED, "INVALID_TOKEN")
-        token = jwt(subject, sid=access_token[-8:], gen=self.generation)
+        scopes = {scope for role in self.users[subject].roles for scope in SCOPES[role]}
+        token = jwt(subject, sid=access_token[-8:], gen=self.generation, scope=" ".join(sorted(scopes)))
         answer = auth_pb2.ExchangeTokenResponse(transaction_token=token)
         answer.expires_at.FromNanoseconds(int((time.time() + self.lifetime) * 1e9))
         return answer
