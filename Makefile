@@ -83,6 +83,15 @@ rotate-storm: $(VENV)/dev ## Certificates of five seconds, an authority of thirt
 helm-test: $(VENV)/kubernetes ## The chart: schemas of Kubernetes, policies, golden renders; needs no cluster
 	$(BIN)/pytest tests/helm
 
+.PHONY: upgrade-test rehearsal
+FROM :=
+ROLLING :=
+upgrade-test: $(VENV)/dev ## From an earlier commit's processes to these, on its state; FROM=commit ROLLING=1
+	$(BIN)/python tests/upgrade --from $(FROM) $(if $(ROLLING),--rolling)
+
+rehearsal: $(VENV)/dev ## A backup, and all that may befall its restore
+	$(BIN)/python tests/upgrade/rehearsal.py
+
 ##@ Measure
 .PHONY: bench
 bench: $(VENV)/bench ## Measure each hot path beside its reference; TOPIC=name for one
@@ -98,6 +107,13 @@ kind-up: ## Make a kind cluster with what the chart stands on; then `tilt up`
 
 kind-down: ## Remove the cluster and its data
 	@k8s/kind.sh down
+
+.PHONY: cluster-install cluster-test
+cluster-install: ## Build the images, and install or upgrade the chart on the current cluster by helm
+	@k8s/install.sh
+
+cluster-test: $(VENV)/dev ## Disturb the release on the current cluster: restarts, deaths, rotation, network, scaling, upgrade
+	ALMAGEST_CLUSTER=1 k8s/with-cluster.sh $(BIN)/pytest tests/cluster
 
 ##@ Make
 .PHONY: protos docs released constraints

@@ -49,7 +49,8 @@ def door(door: Door) -> Door:
         "name": "Volvo V60",
         "attributes": {"make": "Volvo", "model": "V60", "model_year": 2026},
     }
-    assert door.http.post("/v1/products", json=product).is_success
+    # It is there already where these tests ran before, against the same system.
+    assert door.http.post("/v1/products", json=product).status_code in {201, 409}
     return door
 
 

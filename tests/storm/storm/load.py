@@ -5,7 +5,7 @@ import ssl
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ class Load:
 
     async def run(self, seconds: float, *, clients: int = 6) -> None:
         """Work for so long."""
+        await self.run_while(asyncio.sleep(seconds), clients=clients)
+
+    async def run_while(self, disturbance: Awaitable[None], *, clients: int = 6) -> None:
+        """Work until something else is done."""
         stop = asyncio.Event()
         async with self._client(http2=True) as door:
             await self._log_in(door)
@@ -56,7 +60,7 @@ class Load:
                 group.create_task(self._shop(number, stop, clients, http2=number % 2 == 0))
             group.create_task(self._import(stop))
             feed = group.create_task(self._feed(stop))
-            await asyncio.sleep(seconds)
+            await disturbance
             stop.set()
             await asyncio.sleep(0.5)
             for task in (*helpers, feed):
