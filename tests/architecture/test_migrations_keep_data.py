@@ -37,7 +37,7 @@ class Tree(NamedTuple):
 EVENTS = Tree(
     "event_store",
     "0001",
-    APPEND.format(stream="a-1")
+    APPEND.format(stream="a-1")  # noqa: S608 - names of our own
     + APPEND.format(stream="a-2")
     + """
     UPDATE appends SET also = '[["b-1", 0, 1]]' WHERE stream = 'a-1';
