@@ -24,14 +24,24 @@ def tool() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def whole(tool: ModuleType) -> Any:
+    return tool.found_in(tool.ROOT)
+
+
+@pytest.fixture
+def found(whole: Any) -> Any:
+    return copy.deepcopy(whole)
+
+
 @pytest.fixture
 def sentences() -> dict[str, Any]:
     return tomllib.loads((TOOLS / "problems.toml").read_text(encoding="utf-8"))
 
 
-def test_the_statuses_are_those_of_the_gateway(tool, sentences):
+def test_the_statuses_are_those_of_the_gateway(tool, sentences, found):
     """From a table, from a raise with a reason, from a helper, from the door itself, and for two kinds of requests."""
-    text = tool.page(tool.found_in(tool.ROOT), sentences)
+    text = tool.page(found, sentences)
     for expected in (
         "## email-taken\n\n`EMAIL_TAKEN`, 409. ",
         "## database-slow\n\n`DATABASE_SLOW`, 504. ",
@@ -47,17 +57,16 @@ def test_the_statuses_are_those_of_the_gateway(tool, sentences):
 @pytest.mark.parametrize(
     ("kind", "reason"), [("problems", "EMAIL_TAKEN"), ("reports", "ROW_REFUSED"), ("inside", "UNKNOWN_SHARD")]
 )
-def test_a_reason_without_a_sentence_is_refused(tool, sentences, kind, reason):
+def test_a_reason_without_a_sentence_is_refused(tool, sentences, found, kind, reason):
     """Whoever adds a reason writes what to do about it."""
     fewer = copy.deepcopy(sentences)
     del fewer[kind][reason]
     with pytest.raises(SystemExit, match=f"no sentence about {reason}"):
-        tool.page(tool.found_in(tool.ROOT), fewer)
+        tool.page(found, fewer)
 
 
-def test_a_reason_that_is_only_raised_somewhere_is_found(tool, sentences, tmp_path):
+def test_a_reason_that_is_only_raised_somewhere_is_found(tool, sentences, found, tmp_path):
     """Not only the tables are looked at."""
-    found = tool.found_in(tool.ROOT)
     (tmp_path / "planted.py").write_text('raise Unavailable("Gone.", reason="MOON_HAS_SET")\n', encoding="utf-8")
     found.look_at_source(tmp_path)
     with pytest.raises(SystemExit, match="no sentence about MOON_HAS_SET"):
@@ -66,9 +75,8 @@ def test_a_reason_that_is_only_raised_somewhere_is_found(tool, sentences, tmp_pa
     assert "`MOON_HAS_SET`, 503. The moon has set." in tool.page(found, sentences)
 
 
-def test_a_sentence_about_nothing_and_a_reason_that_no_client_sees_are_refused(tool, sentences):
+def test_a_sentence_about_nothing_and_a_reason_that_no_client_sees_are_refused(tool, sentences, found):
     """The page does not outlive the code, nor promise what cannot come."""
-    found = tool.found_in(tool.ROOT)
     more = copy.deepcopy(sentences)
     more["problems"]["PAST_GLORY"] = {"what": "It was.", "do": "Remember."}
     with pytest.raises(SystemExit, match="PAST_GLORY, which the code does not know"):
