@@ -23,6 +23,7 @@ from harness.door import Door
 from harness.running import RunningSystem
 from redis import Redis
 
+pytestmark = pytest.mark.xdist_group("system")
 FIRST, LAST = "Xiuhcoatl", "Quetzalcoatlsson"
 EMAIL = "xiuhcoatl.quetzalcoatlsson@forgotten.example"
 PASSWORD = "correct horse battery staple"
