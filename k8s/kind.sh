@@ -14,7 +14,6 @@ REGISTRY=almagest-registry
 REGISTRY_PORT=5001
 KIND_AT_LEAST=0.27.0 # from here on, containerd of the node images reads /etc/containerd/certs.d
 CERT_MANAGER=v1.21.2
-CSI_DRIVER=v0.12.0
 METRICS_SERVER=3.13.1
 
 engine=${CONTAINER_ENGINE:-docker}
@@ -68,8 +67,6 @@ up() {
 
   helm upgrade --install cert-manager oci://quay.io/jetstack/charts/cert-manager --version "$CERT_MANAGER" \
     --namespace cert-manager --create-namespace --values cert-manager.yaml --wait --timeout 5m
-  helm upgrade --install cert-manager-csi-driver oci://quay.io/jetstack/charts/cert-manager-csi-driver \
-    --version "$CSI_DRIVER" --namespace cert-manager --wait --timeout 5m
   helm upgrade --install metrics-server metrics-server --repo https://kubernetes-sigs.github.io/metrics-server \
     --version "$METRICS_SERVER" --namespace kube-system --set 'args={--kubelet-insecure-tls}' --wait --timeout 5m
   echo "The cluster is up: now 'tilt up'."
