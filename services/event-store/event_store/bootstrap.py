@@ -122,7 +122,14 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             if doorbell is not None:
                 doorbell.committed(shard, head)
 
-        mover = Mover(places, PostgresMoves(databases[0], 0), routing, reached=_moved, committed=copied)
+        mover = Mover(
+            places,
+            PostgresMoves(databases[0], 0),
+            routing,
+            reached=_moved,
+            committed=copied,
+            advanced=telemetry.move_advanced,
+        )
         tasks.append(mover.run)
         servicer = EventStoreServicer(
             buckets=routing,

@@ -23,3 +23,7 @@ TAIL_BYTES = Gauge("almagest_event_store_tail_bytes", "Bytes of new events kept 
 CATCH_UP_PAGES = Counter(
     "almagest_event_store_catch_up_pages", "Pages read from the database for one subscriber alone.", ("shard",)
 )
+MOVE_PROGRESS = Gauge(
+    "almagest_event_store_move_progress_timestamp_seconds",
+    "When the move of buckets that this process works on last got further; 0: it works on none.",
+)

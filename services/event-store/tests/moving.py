@@ -55,7 +55,7 @@ async def fetch(dsn, query, *arguments):
 
 
 @asynccontextmanager
-async def process(databases, *, reached=None, pace=None, archives=None):
+async def process(databases, *, reached=None, pace=None, archives=None, advanced=None):
     """The part of another process that moves buckets, which does not look for work by itself."""
     async with contextlib.AsyncExitStack() as stack:
         opened = []
@@ -70,7 +70,7 @@ async def process(databases, *, reached=None, pace=None, archives=None):
         shards = [PostgresShard(database, shard, logs[shard]) for shard, database in enumerate(opened)]
         routing = Routing(shards)
         await routing.open()
-        yield Mover(shards, PostgresMoves(opened[0], 0), routing, pace=pace, reached=reached)
+        yield Mover(shards, PostgresMoves(opened[0], 0), routing, pace=pace, reached=reached, advanced=advanced)
 
 
 async def begin(databases, mover, first, last, *, to_shard=1, slice_buckets=128):

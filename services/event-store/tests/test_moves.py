@@ -147,17 +147,20 @@ async def test_what_is_said_of_streams_and_kept_of_them_moves_along(databases, r
         await client.stub.PutSnapshots(event_store_pb2.PutSnapshotsRequest(snapshots=[snapshot]), timeout=5)
 
         died = asyncio.Event()
+        advanced = []
 
         def die(_move, step):
             if step == "copied":
                 died.set()
                 raise Died
 
-        async with process(databases, reached=die) as mover:
+        async with process(databases, reached=die, advanced=advanced.append) as mover:
             await begin(databases, mover, *FIRST_HALF)
             with pytest.raises(Died):
                 await mover.run()
         assert died.is_set()
+        # What an alert goes by: that it gets further while somebody works on it, and that nobody does.
+        assert (advanced[0], advanced[-1], set(advanced)) == (True, False, {True, False})
         await say(bounded, max_count=1)
         await say(ended, tombstoned=True)
         assert (await over(databases))["phase"] == "done"

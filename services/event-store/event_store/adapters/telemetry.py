@@ -1,5 +1,6 @@
 """What the append loop does, as metrics for all and as spans for those whose trace is recorded."""
 
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -46,6 +47,10 @@ class Telemetry:
     def caught_up(self, shard: int) -> None:
         """A page was read from the database for one subscriber alone."""
         self._catch_up_pages[shard].inc()
+
+    def move_advanced(self, working: bool) -> None:  # noqa: FBT001 - as the mover tells it
+        """The move that is worked on here got further, or there is none any more."""
+        metrics.MOVE_PROGRESS.set(time.time() if working else 0)
 
     def cannot_be_asked(self, shard: int) -> None:
         """A shard did not answer its tail."""

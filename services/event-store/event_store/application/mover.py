@@ -85,6 +85,8 @@ class _Work:
     total: int = 0
     error: str = ""
     cancelled: bool = False
+    seen: tuple[Phase, int] | None = None
+    """How far it was when that was last looked at."""
 
 
 class Mover:
@@ -99,14 +101,18 @@ class Mover:
         pace: MovePace | None = None,
         reached: Callable[[Move, str], None] | None = None,
         committed: Callable[[int, int], None] | None = None,
+        advanced: Callable[[bool], None] | None = None,
     ) -> None:
-        """Move between shards. `reached` is told each step that is done; `committed` each new head of a shard."""
+        """Move between shards. `reached` is told each step that is done; `committed` each new head of a shard;
+        `advanced` True when the move that is worked on here got further, and False when there is none any more.
+        """
         self._shards = shards
         self._moves = moves
         self._routing = routing
         self._pace = pace or MovePace()
         self._reached = reached
         self._committed = committed
+        self._advanced: Callable[[bool], None] = advanced or (lambda _working: None)
         self._holder = str(uuid.uuid4())
         self._wake = asyncio.Event()
 
@@ -191,6 +197,7 @@ class Mover:
 
     async def _work(self, work: _Work) -> None:
         """Go through with a move, however often its shards go away, until it is over or another process has it."""
+        self._advanced(True)
         renewing = asyncio.create_task(self._renew(work))
         working = asyncio.create_task(self._through(work))
         try:
@@ -199,6 +206,7 @@ class Mover:
             for task in (renewing, working):
                 task.cancel()
             results = await asyncio.gather(renewing, working, return_exceptions=True)
+            self._advanced(False)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError | LeaseLost):
                 raise result
@@ -211,6 +219,9 @@ class Mover:
 
     async def _stand(self, work: _Work) -> None:
         """Go on having the right to work, and see whether the move is still wanted."""
+        if work.seen != (work.phase, work.copied):
+            work.seen = (work.phase, work.copied)
+            self._advanced(True)
         standing = await self._moves.renew(
             work.move,
             self._holder,
