@@ -13,16 +13,19 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, cast
 
 import structlog
+from chassis.identity.certificate import is_half_written
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from gateway.certificates import Pair
 from gateway.connections import Doorkeeper, Patience
-from gateway.middleware.context import Application
+from gateway.listening import Entrance
+from gateway.middleware.context import Application, Message, Receive, Scope, Send
 from gateway.settings import Settings
 
 _BACKLOG = 1024
 _H2_STREAMS = 200
 _LOOK_SECONDS = 1.0
-_OVERLAP_SECONDS = 1.0
+_OVERLAP_SECONDS = 3.0
 
 _logger = structlog.stdlib.get_logger(__name__)
 
@@ -99,7 +102,9 @@ async def _ended(serving: "asyncio.Task[Any]", stop: asyncio.Event) -> None:
 
 
 async def _renewed(settings: Settings, use: Callable[[], None]) -> None:
-    """Call `use` each time certificate and key have been replaced and belong together, for ever."""
+    """Call `use`, which raises if they do not belong together, each time certificate and key have been replaced, for
+    ever.
+    """
 
     def signature() -> tuple[tuple[int, int], ...] | None:
         try:
@@ -108,37 +113,76 @@ async def _renewed(settings: Settings, use: Callable[[], None]) -> None:
             return None
         return tuple((one.st_ino, one.st_mtime_ns) for one in both)
 
-    in_use = signature()
+    in_use, refused = signature(), None
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         found = signature()
         if found in (in_use, None):
             continue
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
             use()
         except (OSError, ValueError) as error:
             # The old one serves on. It is looked at again: one of the two may be about to be written.
-            _logger.warning("the changed public certificate is not used", problem=str(error))
+            half = isinstance(error, ssl.SSLError) and is_half_written(error) and found != refused
+            log = _logger.debug if half else _logger.warning
+            log("the changed public certificate is not used", problem=str(error))
+            refused = found
             continue
         in_use = found
         _logger.info("public certificate renewed")
 
 
+class Replaceable:
+    """The application as one worker has it. Once another takes its place, connections end with the answer to their next
+    request: of HTTP/1.1, where a server that closes a connection between two requests may cut off one on its way.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self.leaving = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if not self.leaving or scope.get("http_version") not in {"1.0", "1.1"}:
+            await self._application(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await self._application(scope, receive, sending)
+
+
 async def _granian(application: Application, settings: Settings, stop: asyncio.Event) -> None:
     from granian.constants import HTTPModes, Interfaces, SSLProtocols  # noqa: PLC0415 - only the server chosen is loaded
     from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
+    from granian.net import SocketHolder  # noqa: PLC0415
     from granian.server.embed import Server  # noqa: PLC0415
 
     host, port = address(settings)
+    entrance = Entrance(host, port, backlog=_BACKLOG)
 
     class Renewable(Server):
         """Which can take another certificate into use.
 
         A certificate is read when a worker starts. So a new worker takes the new connections, on a socket of its own at
-        the same address. The old one accepts nothing any more and finishes what it has, however long that takes: a
-        change feed may last for hours. Granian would wait for that, and meanwhile renew nothing.
+        the same address. The old one has a moment for those that it has just accepted, then accepts nothing any more
+        and finishes what it has, however long that takes: a change feed may last for hours. Granian would wait for
+        that, and meanwhile renew nothing.
         """
+
+        def _init_shared_socket(self) -> None:
+            """Each worker has its own."""
+
+        def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:
+            # The worker closes it.
+            self._shd: Any = cast("Any", SocketHolder)(entrance.open(), False, _BACKLOG)
+            own = Replaceable(callback_loader)
+            worker: Any = super()._spawn_worker(idx, target, own)
+            worker.application = own
+            return worker
 
         async def _respawn_workers(
             self,
@@ -152,8 +196,12 @@ async def _granian(application: Application, settings: Settings, stop: asyncio.E
                 new = self._spawn_worker(idx=number, target=spawn_target, callback_loader=target_loader)
                 new.start()
                 self.wrks.insert(number, new)
-                await asyncio.sleep(_OVERLAP_SECONDS)
+                old.application.leaving = True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_OVERLAP_SECONDS):
+                        await stop.wait()
                 old.terminate()
+                await entrance.closed()
 
     server = Renewable(
         application,
@@ -174,8 +222,25 @@ async def _granian(application: Application, settings: Settings, stop: asyncio.E
         ssl_key=settings.tls_key,
         ssl_protocol_min=SSLProtocols.tls12,
     )
+    pairs: list[Pair] = []
+
+    def take() -> None:
+        pair = Pair(settings.tls_certificate, settings.tls_key)
+        granian: Any = server
+        granian.ssl_ctx = (True, pair.certificate, pair.key, *granian.ssl_ctx[3:])
+        pairs.append(pair)
+        # A worker that is being replaced has read its own long ago.
+        for old in pairs[:-3]:
+            old.close()
+        del pairs[:-3]
+
+    def renew() -> None:
+        take()
+        server.reload()
+
+    take()
     serving = asyncio.create_task(server.serve())
-    renewing = asyncio.create_task(_renewed(settings, server.reload))
+    renewing = asyncio.create_task(_renewed(settings, renew))
     try:
         await _ended(serving, stop)
     finally:
@@ -273,5 +338,7 @@ async def _uvicorn(application: Application, settings: Settings, stop: asyncio.E
 
 def _load(settings: Settings, contexts: Iterable[ssl.SSLContext]) -> None:
     """New handshakes show the new certificate; connections that are open stay."""
+    pair = Pair(settings.tls_certificate, settings.tls_key)
     for context in contexts:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        context.load_cert_chain(pair.certificate, pair.key)
+    pair.close()
