@@ -47,6 +47,7 @@ generated: $(VENV)/dev ## The wire stays compatible; generated code and pages ar
 	$(BIN)/python tools/configuration_page.py --check
 	$(BIN)/python tools/problems_page.py --check
 	$(BIN)/python tools/policy_page.py --check
+	$(BIN)/python tools/chart_schema.py --check
 
 # Whatever system the shell is pointed at: these tests start their own.
 unit: $(VENV)/dev ## The tests, on all cores
@@ -125,10 +126,10 @@ docs: $(VENV)/dev ## Write the pages that are made from code
 	$(BIN)/python tools/configuration_page.py
 	$(BIN)/python tools/problems_page.py
 	$(BIN)/python tools/policy_page.py
-
-helm-golden: $(VENV)/kubernetes ## Take what the chart renders now for what it is to render
 	$(BIN)/python tools/chart_schema.py
-	$(BIN)/python -m pytest tests/helm/test_golden.py --golden
+
+helm-golden: docs $(VENV)/kubernetes ## Take what the chart renders now for what it is to render
+	$(BIN)/pytest tests/helm/test_golden.py --golden
 
 released: $(VENV)/dev ## Take the present protos as what later ones must stay compatible with
 	cd protos && ../$(BIN)/buf build -o released.binpb

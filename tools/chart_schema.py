@@ -128,7 +128,7 @@ _STEMS = {"enum": ["users", "events", "catalog", "jobs"]}
 
 def main() -> int:
     """Write the file, or compare it."""
-    written = json.dumps(schema(), indent=2) + "\n"
+    written = text()
     if sys.argv[1:] == ["--check"]:
         if SCHEMA.read_text() != written:
             sys.stderr.write(
@@ -140,11 +140,16 @@ def main() -> int:
     return 0
 
 
+def text() -> str:
+    """What the file is to hold."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
 def schema() -> dict[str, Any]:
     """The schema of the values."""
-    text = (CHART / "values.yaml").read_text()
-    values: dict[str, Any] = yaml.safe_load(text)
-    told = described(text)
+    written = (CHART / "values.yaml").read_text()
+    values: dict[str, Any] = yaml.safe_load(written)
+    told = described(written)
     components: dict[str, Any] = {}
     root = _object({**values, "components": {}}, "", told)
     properties = root["properties"]

@@ -42,7 +42,10 @@ EXTERNAL: Final = {
         },
     },
     "secrets": {"keyEncryptionKey": {"existingSecret": "key", "olderKeys": ["before"]}},
-    "tracing": {"source": "external", "external": {"endpoint": "https://collector:4317"}},
+    "tracing": {
+        "source": "external",
+        "external": {"endpoint": "https://collector:4317", "to": [{"ipBlock": {"cidr": "10.3.0.0/16"}}]},
+    },
     "admin": {"create": True, "existingSecret": "admin"},
     "components": {"worker": {"settings": {"ALMAGEST_IMPORT_HOSTS": ["files.example"], "ALMAGEST_JOBS_AT_ONCE": 8}}},
 }

@@ -11,7 +11,9 @@ from .rendering import Document, Rendered, render, settled
 
 def _text(rendered: Rendered) -> str:
     ordered = sorted(rendered.documents, key=lambda one: (one["kind"], one["metadata"]["name"]))
-    return yaml.dump_all(map(settled, ordered), Dumper=yaml.CSafeDumper, sort_keys=True, width=120, default_flow_style=None)
+    return yaml.dump_all(
+        map(settled, ordered), Dumper=yaml.CSafeDumper, sort_keys=True, width=120, default_flow_style=None
+    )
 
 
 @pytest.mark.parametrize("name", ["dev", "small", "large", "upgrade"])
