@@ -13,6 +13,7 @@ CLUSTER=almagest
 REGISTRY=almagest-registry
 REGISTRY_PORT=5001
 KIND_AT_LEAST=0.27.0 # from here on, containerd of the node images reads /etc/containerd/certs.d
+HELM_AT_LEAST=3.17.0 # from here on, `helm template --dry-run=server` looks at what Tilt has made
 CERT_MANAGER=v1.21.2
 METRICS_SERVER=3.13.1
 
@@ -26,21 +27,26 @@ lacks() {
   missing=1
 }
 
+# A program, the version that it must have, where to get it, and how it is asked for its own.
+at_least() {
+  if ! command -v "$1" >/dev/null; then
+    lacks "$1" "$3"
+    return
+  fi
+  have=$("$1" "${@:4}")
+  have=${have#v}
+  [ "$(printf '%s\n' "$2" "$have" | sort -V | head -n1)" = "$2" ] || lacks "$1 $2 or newer (this is $have)" "$3"
+}
+
 check() {
   if ! command -v "$engine" >/dev/null; then
     lacks "$engine" "https://docs.docker.com/engine/install, or podman with CONTAINER_ENGINE=podman"
   elif ! "$engine" info >/dev/null 2>&1; then
     lacks "a running $engine" "start it, and see that '$engine info' answers without sudo"
   fi
-  if ! command -v kind >/dev/null; then
-    lacks kind "https://kind.sigs.k8s.io/docs/user/quick-start/#installation"
-  else
-    have=$(kind version -q)
-    [ "$(printf '%s\n' "$KIND_AT_LEAST" "$have" | sort -V | head -n1)" = "$KIND_AT_LEAST" ] ||
-      lacks "kind $KIND_AT_LEAST or newer (this is $have)" "https://kind.sigs.k8s.io/docs/user/quick-start/#installation"
-  fi
+  at_least kind "$KIND_AT_LEAST" "https://kind.sigs.k8s.io/docs/user/quick-start/#installation" version -q
+  at_least helm "$HELM_AT_LEAST" "https://helm.sh/docs/intro/install" version --template '{{.Version}}'
   command -v kubectl >/dev/null || lacks kubectl "https://kubernetes.io/docs/tasks/tools/#kubectl"
-  command -v helm >/dev/null || lacks helm "https://helm.sh/docs/intro/install"
   command -v tilt >/dev/null || lacks tilt "https://docs.tilt.dev/install.html"
   [ "$missing" -eq 0 ] || exit 1
 }
