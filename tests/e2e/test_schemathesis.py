@@ -14,6 +14,7 @@ from harness.running import Reached
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -58,7 +59,9 @@ def door(door: Door) -> Door:
 def api(reached: Reached) -> Any:
     with httpx.Client(verify=ssl.create_default_context(cafile=str(reached.ca))) as anyone:
         document = anyone.get(f"{reached.url}/openapi.json").json()
-    return schemathesis.openapi.from_dict(document)
+    # Who asks, asks with a token: signatures and proofs that are made up say nothing about what the operations do.
+    config = SchemathesisConfig.from_dict({"generation": {"with-security-parameters": False}})
+    return schemathesis.openapi.from_dict(document, config=config)
 
 
 def test_the_description_is_true(api: Any, door: Door, reached: Reached) -> None:

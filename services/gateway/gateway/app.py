@@ -170,7 +170,7 @@ class _HotPath:
 
 def _openapi(application: FastAPI) -> dict[str, Any]:
     if application.openapi_schema is None:
-        application.openapi_schema = openapi.document(application)
+        application.openapi_schema = openapi.document(application, _ROUTES)
     return application.openapi_schema
 
 

@@ -1,8 +1,15 @@
 import re
 
 import pytest
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.routing import APIRoute
+from gateway.entrypoints import openapi
+from gateway.entrypoints.dependencies import bearer
+from gateway.entrypoints.signed import SignedRoute
+from gateway.problems import Problem
 
 NOT_FOR_PEOPLE = {"getProduct"}
+WAYS = [{"bearer": []}, {"dpop": [], "dpopProof": []}, {"signature": [], "signatureInput": []}]
 WITHOUT_TOKEN = {"logIn", "refreshSession", "logOut"}
 
 
@@ -36,14 +43,36 @@ async def test_every_operation_is_described_completely(document):
                 }, name
             assert "Trace-Id" in answer["headers"], name
         if path.startswith("/v1") and operation["operationId"] not in WITHOUT_TOKEN and "payload-keys" not in path:
-            assert operation["security"] == [{"bearer": []}], name
+            assert operation["security"] == WAYS, name
             assert {"401", "403", "503", "504"} <= operation["responses"].keys(), name
         else:
             assert "security" not in operation, name
         if method in ("post", "put") and "requestBody" in operation:
             assert {"408", "413", "415", "422"} <= operation["responses"].keys(), name
     assert len(seen) >= 30
-    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    schemes = document["components"]["securitySchemes"]
+    assert {name for way in WAYS for name in way} == schemes.keys()
+    assert schemes["bearer"]["scheme"] == "bearer"
+    assert (schemes["dpopProof"]["name"], schemes["signature"]["name"]) == ("DPoP", "Signature")
+
+
+def test_a_route_that_takes_no_signatures_does_not_say_so():
+    """The ways are those of the route, not of a list; the page that only knows tokens is told of these alone."""
+    application, routes = FastAPI(), []
+    for route_class in (SignedRoute, APIRoute):
+        router = APIRouter(route_class=route_class)
+
+        @router.get(f"/{route_class.__name__}", operation_id=route_class.__name__, dependencies=[Security(bearer)])
+        def answer() -> Problem: ...
+
+        application.include_router(router)
+        routes += router.routes
+    made = openapi.document(application, routes)
+    assert [found["security"] for _, _, found in operations(made)] == [WAYS, WAYS[:2]]
+    page = openapi.for_swagger_ui(made)
+    assert [found["security"] for _, _, found in operations(page)] == [WAYS[:1]] * 2
+    assert page["components"]["securitySchemes"].keys() == {"bearer"}
+    assert made["components"]["securitySchemes"].keys() > {"bearer"}
 
 
 async def test_every_reference_leads_somewhere(document):

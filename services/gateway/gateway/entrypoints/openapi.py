@@ -4,22 +4,25 @@ The newest Swagger UI that comes as a wheel draws OpenAPI 3.0 only, so the page 
 words of 3.1 that differ put into the older form. What is published is 3.1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from gateway import requests
 from gateway.entrypoints import projection_shapes
+from gateway.entrypoints.signed import SignedRoute
 from gateway.problems import Problem
 
 TITLE = "Almagest"
 VERSION = "1.0.0"
 _DESCRIPTION = """A product catalog in which every change is an event that can be explained.
 
-Log in at `/v1/sessions`, send the access token as `Authorization: Bearer`; or issue an access key at `/v1/keys`, and
+Log in at `/v1/sessions`, send the access token as `Authorization: Bearer`, or, bound to a key (RFC 9449), as
+`Authorization: DPoP`; or issue an access key at `/v1/keys`, and
 sign each request with it (RFC 9421, tag `almagest`). Every write answers a `consistency_token`: a read that
 carries it in `Almagest-Consistency` waits until it sees that write. Every answer names its trace in `Trace-Id`.
 Errors are
@@ -65,11 +68,42 @@ _BODIES: Mapping[str, Any] = {
     "RepairProduct": projection_shapes.Repair,
     "Problem": Problem,
 }
+_BEARER: Mapping[str, list[str]] = {"bearer": []}
+_BOUND: Mapping[str, list[str]] = {"dpop": [], "dpopProof": []}
+_SIGNED: Mapping[str, list[str]] = {"signature": [], "signatureInput": []}
+_SCHEMES: Mapping[str, Any] = {
+    "dpop": {
+        "type": "http",
+        "scheme": "DPoP",
+        "description": "The `access_token` of a session that was begun with a proof (RFC 9449).",
+    },
+    # OpenAPI has no type for what follows: a header that is made anew for each request is described as a key in one.
+    "dpopProof": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "DPoP",
+        "description": "A fresh proof for each request, by the key that the access token is bound to (RFC 9449).",
+    },
+    "signature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Signature",
+        "description": "The signature by an access key, over what Signature-Input names (RFC 9421), in place of an "
+        "Authorization header, never beside one.",
+    },
+    "signatureInput": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Signature-Input",
+        "description": "What is signed, when, until when, once, and with which key (RFC 9421, tag `almagest`).",
+    },
+}
+"""The ways to say who asks that FastAPI does not know. An operation names those that it takes, each good alone."""
 _REF = "#/components/schemas/{model}"
 
 
-def document(application: FastAPI) -> dict[str, Any]:
-    """The complete document, in OpenAPI 3.1."""
+def document(application: FastAPI, routes: Iterable[APIRoute]) -> dict[str, Any]:
+    """The complete document, in OpenAPI 3.1, of an application with these routes."""
     made = get_openapi(
         title=TITLE,
         version=VERSION,
@@ -88,9 +122,13 @@ def document(application: FastAPI) -> dict[str, Any]:
         schema = TypeAdapter(model).json_schema(ref_template=_REF)
         schemas.update(schema.pop("$defs", {}))
         schemas[name] = schema
+    made["components"]["securitySchemes"].update(_SCHEMES)
+    signed = {route.operation_id for route in routes if isinstance(route, SignedRoute)}
     for path in made["paths"].values():
         for operation in path.values():
             _without_default_422(operation)
+            if "security" in operation:
+                operation["security"] = [_BEARER, _BOUND, *([_SIGNED] if operation["operationId"] in signed else [])]
     return made
 
 
@@ -102,8 +140,14 @@ def _without_default_422(operation: dict[str, Any]) -> None:
 
 
 def for_swagger_ui(made: Mapping[str, Any]) -> dict[str, Any]:
-    """The same in OpenAPI 3.0."""
+    """The same in OpenAPI 3.0, with the one way to say who asks that the page knows how to go."""
     older = cast("dict[str, Any]", _older(dict(made)))
+    for name in _SCHEMES:
+        older["components"]["securitySchemes"].pop(name, None)
+    for path in older["paths"].values():
+        for operation in path.values():
+            if "security" in operation:
+                operation["security"] = [_BEARER]
     older["openapi"] = "3.0.3"
     older["info"].pop("summary", None)
     older["info"]["license"].pop("identifier", None)
