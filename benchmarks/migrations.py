@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -22,7 +21,7 @@ import asyncpg
 import uvloop
 from alembic.script import ScriptDirectory
 from almagest_cli.local.postgres import EmbeddedPostgres
-from chassis.database.migrations import configuration, upgrade
+from chassis.database.migrations import LOCK_TIMEOUT, configuration, upgrade
 from chassis.telemetry.logging import configure_logging
 
 WRITERS = 8
@@ -33,7 +32,7 @@ IN_THE_WAY_SECONDS = 3.0
 _MIGRATE = """
 import asyncio, sys
 from chassis.database import migrations
-migrations._LOCK_TIMEOUT = sys.argv[4]
+migrations.LOCK_TIMEOUT = sys.argv[4]
 asyncio.run(migrations.upgrade(sys.argv[1], [sys.argv[2]], sys.argv[3]))
 """
 _WAITING = """
@@ -151,6 +150,7 @@ class Seen(NamedTuple):
     waited_ms: float
     statement_ms: float
     before_ms: float
+    deadlocks: int
 
 
 class Writers:
@@ -161,7 +161,7 @@ class Writers:
         self._writes = writes
         self._stopping = False
         self.longest = self.waited = 0.0
-        self.count = 0
+        self.count = self.deadlocks = 0
         self.met = asyncio.Event()
         """Set when the migration has been seen."""
 
@@ -175,7 +175,7 @@ class Writers:
     def again(self) -> None:
         """Begin to count."""
         self.longest = self.waited = 0.0
-        self.count = 0
+        self.count = self.deadlocks = 0
 
     def stop(self) -> None:
         """Let them end."""
@@ -187,9 +187,13 @@ class Writers:
         while not self._stopping:
             for statement in self._writes:
                 began = time.perf_counter()
-                # A plan that a migration has made invalid is made anew, as in the services.
-                with suppress(asyncpg.InvalidCachedStatementError):
+                # A plan that the migration has made invalid is made anew, as in the services.
+                try:
                     await connection.execute(statement, own)
+                except asyncpg.InvalidCachedStatementError:
+                    continue
+                except asyncpg.DeadlockDetectedError:
+                    self.deadlocks += 1
                 self.longest = max(self.longest, (time.perf_counter() - began) * 1000)
                 self.count += 1
         await connection.close()
@@ -218,7 +222,8 @@ def main() -> None:
 
 async def _measure(server: EmbeddedPostgres) -> None:
     print(f"{WRITERS} writers, {ROWS} rows; milliseconds, the longest of all of them")
-    print(f"{'newest migration':30}{'seconds':>9}{'writes':>9}{'lock wait':>11}{'statement':>11}{'before it':>11}")
+    titles = f"{'seconds':>9}{'writes':>9}{'lock wait':>11}{'statement':>11}{'before it':>11}{'deadlocks':>11}"
+    print(f"{'newest migration':30}{titles}")
     for tree in TREES:
         scripts = ScriptDirectory.from_config(configuration(tree.package))
         newest = scripts.get_current_head() or ""
@@ -231,13 +236,19 @@ async def _measure(server: EmbeddedPostgres) -> None:
 
 def _tell(name: str, seen: Seen) -> None:
     print(
-        f"{name:30}{seen.seconds:9.1f}{seen.writes:9}{seen.waited_ms:11.1f}{seen.statement_ms:11.1f}{seen.before_ms:11.1f}",
+        f"{name:30}{seen.seconds:9.1f}{seen.writes:9}{seen.waited_ms:11.1f}{seen.statement_ms:11.1f}{seen.before_ms:11.1f}"
+        f"{seen.deadlocks:11}",
         flush=True,
     )
 
 
 async def _one(
-    server: EmbeddedPostgres, tree: Tree, before: str, *, in_the_way: bool = False, timeout: str = "50ms"
+    server: EmbeddedPostgres,
+    tree: Tree,
+    before: str,
+    *,
+    in_the_way: bool = False,
+    timeout: str = LOCK_TIMEOUT,
 ) -> Seen:
     database = f"migrated_{uuid4().hex}"
     await asyncio.to_thread(server.ensure, {database: (tree.role,)})
@@ -272,7 +283,8 @@ async def _one(
         _, said = await migrating.communicate()
         if migrating.returncode:
             raise RuntimeError(said.decode())
-        return Seen(time.monotonic() - began, writers.count, writers.waited, writers.longest, undisturbed)
+        seconds = time.monotonic() - began
+        return Seen(seconds, writers.count, writers.waited, writers.longest, undisturbed, writers.deadlocks)
     finally:
         writers.stop()
         await writing

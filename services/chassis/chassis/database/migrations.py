@@ -9,7 +9,7 @@ Several processes may start a migration at once, as pods do: an advisory lock pe
 find it done.
 
 A migration whose statement waits for a table holds up everybody who comes to that table after it, also those who would
-only read: they queue behind it. So it waits for a twentieth of a second at most, gives way, and comes again; a revision
+only read: they queue behind it. So it waits for a fortieth of a second at most, gives way, and comes again; a revision
 is one transaction, hence it was not there at all. What was in its way is named when it never gets through.
 
 A database into which a backup is being restored (`almagest backup restore`) is not migrated, and so not served: it
@@ -37,7 +37,8 @@ _LOCK_SECONDS = 300.0
 _STATEMENT_SECONDS = 600.0
 _WAIT_SECONDS = 60.0
 _ATTEMPT_SECONDS = 0.25
-_LOCK_TIMEOUT: Final = "50ms"
+LOCK_TIMEOUT: Final = "25ms"
+"""How long a migration waits for a lock before it gives way; who comes later waits as long."""
 _GIVE_WAY_SECONDS: Final = (0.1, 5.0)
 """The first and the longest pause after a lock that was not to be had."""
 _PATIENCE_SECONDS: Final = 120.0
@@ -136,7 +137,7 @@ async def _giving_way(connection: Any, raw: Any, config: Config, step: Callable[
             if loop.time() >= deadline:
                 raise MigrationError(
                     f"a lock was not to be had within {_PATIENCE_SECONDS:g} seconds, of which nobody was kept waiting "
-                    f"for more than {_LOCK_TIMEOUT} at a time; in its way: {await _in_the_way(raw)}"
+                    f"for more than {LOCK_TIMEOUT} at a time; in its way: {await _in_the_way(raw)}"
                 ) from error
             _logger.info("gave way to those who use the tables", problem=str(error.orig))
         else:
@@ -169,7 +170,7 @@ async def _lock(raw: Any) -> None:
     except TimeoutError as error:
         raise MigrationError("another process has been migrating this database for too long") from error
     # From here on: rather come again than hold up the services that use the tables.
-    await raw.execute(f"set lock_timeout = '{_LOCK_TIMEOUT}'")
+    await raw.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
 
 
 async def _require_whole(raw: Any) -> None:
