@@ -6,6 +6,7 @@ import typer
 
 from almagest_cli import output
 from almagest_cli.commands import (
+    audit,
     backup,
     catalog,
     changes,
@@ -15,6 +16,7 @@ from almagest_cli.commands import (
     keys,
     local,
     log,
+    people,
     privacy,
     projections,
     schedules,
@@ -53,6 +55,8 @@ app.command(rich_help_panel=_DATA)(session.logout)
 app.add_typer(keys.app, name="keys", rich_help_panel=_DATA)
 app.command(rich_help_panel=_DATA)(keys.call)
 app.command(rich_help_panel=_DATA)(keys.sign)
+app.add_typer(people.users, name="users", rich_help_panel=_DATA)
+app.add_typer(people.sessions, name="sessions", rich_help_panel=_DATA)
 app.command(rich_help_panel=_DATA)(jobs.demo)
 app.command("import", rich_help_panel=_DATA)(jobs.import_file)
 app.command(rich_help_panel=_DATA)(catalog.get)
@@ -67,6 +71,7 @@ app.command(rich_help_panel=_LOOK)(history.history)
 app.command(rich_help_panel=_LOOK)(history.diff)
 app.command(rich_help_panel=_LOOK)(history.explain)
 app.command(rich_help_panel=_LOOK)(changes.changes)
+app.command(rich_help_panel=_LOOK)(audit.audit)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_LOOK)
 app.add_typer(log.app, name="log", rich_help_panel=_LOOK)
 app.add_typer(privacy.app, name="privacy", rich_help_panel=_RUN)

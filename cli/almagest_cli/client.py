@@ -17,6 +17,7 @@ import httpx
 import orjson
 
 from almagest_cli.output import CommandError, Exit
+from almagest_cli.proofs import SCHEME, ProvenAuth, Prover
 from almagest_cli.sessions import Session, SessionFile
 from almagest_cli.settings import ClientSettings
 from almagest_cli.signing import Key, SignedAuth, digest_header
@@ -37,6 +38,7 @@ class Client:
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
         self._sessions = SessionFile(settings.session)
+        self._proven = ProvenAuth()
         context = ssl.create_default_context(cafile=None if settings.ca is None else str(settings.ca))
         self._http = httpx.Client(
             base_url=settings.url,
@@ -45,7 +47,7 @@ class Client:
             timeout=httpx.Timeout(30, connect=5),
             headers={"User-Agent": "almagest-cli", "Accept": "application/json"},
             # The proxy of the outside world is no way to a gateway on this machine.
-            auth=None if settings.key is None else SignedAuth(Key.read(settings.key)),
+            auth=self._proven if settings.key is None else SignedAuth(Key.read(settings.key)),
             trust_env=not settings.url.startswith(("https://localhost", "https://127.0.0.1")),
         )
 
@@ -55,10 +57,14 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def log_in(self, email: str, password: str) -> dict[str, Any]:
-        """Start a session and keep it; answers the user."""
+    def log_in(self, email: str, password: str, *, bound: bool = False) -> dict[str, Any]:
+        """Start a session and keep it, bound to a new key or not; answers the user."""
+        prover = self._proven.prover = Prover.generate() if bound else None
         answer = orjson.loads(self._send("POST", "/v1/sessions", json={"email": email, "password": password}).content)
-        self._sessions.save(Session.of(answer, url=self._settings.url, email=email))
+        if prover is not None and answer["token_type"] != SCHEME:
+            raise CommandError(f"{self._settings.url} binds no tokens to keys.", hint="Log in without --bound.")
+        private_key = "" if prover is None else prover.private_key
+        self._sessions.save(Session.of(answer, url=self._settings.url, email=email, private_key=private_key))
         return answer["user"]
 
     def log_out(self) -> bool:
@@ -202,21 +208,43 @@ class Client:
         return answer
 
     def access_token(self) -> str:
-        """A token for the Authorization header that is good for a while yet."""
-        return os.environ.get("ALMAGEST_TOKEN") or self._fresh_session().access_token
+        """A token for the Authorization header that is good for a while yet.
+
+        Raises:
+            CommandError: it is bound to our key, so that nobody else can use it.
+        """
+        scheme, token = self._credentials()
+        if scheme == SCHEME:
+            raise CommandError(
+                "The tokens of this session are bound to its key.",
+                hint="Ask with `almagest call`, or log in without --bound.",
+            )
+        return token
 
     def _authorization(self) -> dict[str, str]:
         if self._settings.key is not None:
             return {}
-        return {"Authorization": f"Bearer {self.access_token()}"}
+        return {"Authorization": " ".join(self._credentials())}
+
+    def _credentials(self) -> tuple[str, str]:
+        if token := os.environ.get("ALMAGEST_TOKEN"):
+            self._proven.prover = None
+            return "Bearer", token
+        session = self._fresh_session()
+        return SCHEME if session.private_key else "Bearer", session.access_token
+
+    def _session(self) -> Session | None:
+        session = self._sessions.load(self._settings.url)
+        self._proven.prover = None if session is None or not session.private_key else Prover.of(session.private_key)
+        return session
 
     def _fresh_session(self) -> Session:
-        session = self._sessions.load(self._settings.url)
+        session = self._session()
         if session is not None and session.seconds_left() > _REFRESH_SECONDS:
             return session
         with self._sessions.exclusively():
             # Another command may have refreshed it while we waited.
-            session = self._sessions.load(self._settings.url)
+            session = self._session()
             if session is None:
                 raise CommandError(
                     f"Nobody is logged in at {self._settings.url}.", code=Exit.FORBIDDEN, hint="Run `almagest login`."
@@ -232,7 +260,9 @@ class Client:
                         "The session has ended.", code=Exit.FORBIDDEN, hint="Run `almagest login`."
                     ) from None
                 raise
-            fresh = Session.of(orjson.loads(answer.content), url=session.url, email=session.email)
+            fresh = Session.of(
+                orjson.loads(answer.content), url=session.url, email=session.email, private_key=session.private_key
+            )
             self._sessions.save(fresh)
             return fresh
 

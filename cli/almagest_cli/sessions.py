@@ -23,16 +23,18 @@ class Session:
     expires_at: str
     refresh_token: str
     session_expires_at: str
+    private_key: str = ""
+    """Of the key that the tokens are bound to; empty: to none, whoever has them can use them."""
 
     def __repr__(self) -> str:
         """Without the tokens."""
         return f"Session(url={self.url!r}, email={self.email!r}, expires_at={self.expires_at!r})"
 
     @classmethod
-    def of(cls, answer: dict[str, Any], *, url: str, email: str) -> "Session":
+    def of(cls, answer: dict[str, Any], *, url: str, email: str, private_key: str = "") -> "Session":
         """From what the gateway answers to a log-in or a refresh."""
         names = ("access_token", "expires_at", "refresh_token", "session_expires_at")
-        return cls(url=url, email=email, **{name: str(answer[name]) for name in names})
+        return cls(url=url, email=email, private_key=private_key, **{name: str(answer[name]) for name in names})
 
     def seconds_left(self) -> float:
         """How long the access token is good for; negative when it has expired."""
@@ -49,6 +51,7 @@ class SessionFile:
         """The session at a gateway, or None. A session is never shown to another gateway than its own."""
         try:
             content = orjson.loads(self._path.read_bytes())
+            content.setdefault("private_key", "")
             session = Session(**{field.name: str(content[field.name]) for field in fields(Session)})
         except (OSError, ValueError, KeyError, TypeError):
             return None

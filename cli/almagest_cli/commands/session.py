@@ -19,6 +19,10 @@ def login(
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking.")
     ] = False,
+    bound: Annotated[
+        bool,
+        typer.Option("--bound", help="Bind the tokens to a key, without which copies of them are worthless."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Log in at the gateway. The session is kept in the state directory, for your eyes only."""
@@ -32,7 +36,7 @@ def login(
         )
     settings = ClientSettings.read()
     with Client(settings) as client:
-        user = client.log_in(email, password)
+        user = client.log_in(email, password, bound=bound)
     if as_json:
         output.print_json({"url": settings.url, "user": user})
     else:
