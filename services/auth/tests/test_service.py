@@ -55,7 +55,7 @@ class TestPeople:
         assert await service.gateway.CreateUser(request, metadata=metadata) == first
         for other in (
             person(command_id=request.command_id),
-            person(command_id=request.command_id, email=request.email, password="another password"),
+            person(command_id=request.command_id, email=request.email, password="a horse of no name"),
         ):
             code, name, _ = await refused(service.gateway.CreateUser(other, metadata=metadata))
             assert (code, name) == (grpc.StatusCode.FAILED_PRECONDITION, "COMMAND_REUSED")
