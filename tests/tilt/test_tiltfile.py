@@ -76,15 +76,19 @@ def test_every_service_has_an_image_from_the_dockerfile_of_all(tilt: Tilt) -> No
 def test_an_image_can_be_made_of_what_tilt_sends(tilt: Tilt, tmp_path: Path) -> None:
     """The Dockerfile asks `tools/requirements.py` what a service needs and is made of: there, it says the same as here."""
     text = (ROOT / "services/Dockerfile").read_text(encoding="utf-8")
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    let_through = [line[1:] for line in ignored if line.startswith("!") and (ROOT / line[1:]).is_file()]
+    assert "tools/requirements.py" in let_through
     for image in tilt.calls["docker_build"]:
         context, service = tmp_path / image["build_args"]["SERVICE"], f"services/{image['build_args']['SERVICE']}"
         for path in image["only"]:
-            (context / path).parent.mkdir(parents=True, exist_ok=True)
-            if (ROOT / path).is_dir():
-                (context / path).mkdir(exist_ok=True)
+            if (ROOT / path / "pyproject.toml").is_file():
+                (context / path).mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / path / "pyproject.toml", context / path)
-            else:
-                shutil.copy(ROOT / path, context / path)
+        for path in let_through:
+            assert any(Path(path).is_relative_to(only) for only in image["only"]), path
+            (context / path).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / path, context / path)
         for command in ([service], ["--own", service]):
             assert " ".join(["tools/requirements.py", *command[:-1]]) in text
             assert requirements(context, command) == requirements(ROOT, command)
@@ -109,7 +113,7 @@ def test_code_is_carried_to_where_the_image_has_it(tilt: Tilt) -> None:
         assert {sync["made by"] for sync in syncs} == {"sync"}
         trees = [sync["local_path"] for sync in syncs]
         assert f"services/{image['build_args']['SERVICE']}" in trees
-        assert trees == [path for path in image["only"] if (ROOT / path).is_dir()]
+        assert trees == [path for path in image["only"] if (ROOT / path / "pyproject.toml").is_file()]
         assert first["files"] == [f"{tree}/pyproject.toml" for tree in trees]
         assert [sync["remote_path"] for sync in syncs] == [f"/app/{tree}" for tree in trees]
 
