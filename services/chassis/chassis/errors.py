@@ -172,6 +172,19 @@ class RemoteProblem(Exception):
         return self.problem.reason
 
 
+class ConnectionRenewed(RemoteProblem):
+    """A stream that was ended on our own side, since the certificate of its connection is about to expire."""
+
+
+def is_planned(error: BaseException) -> bool:
+    """Whether a call ended as calls do in daily work, and is to be made again: its connection is renewed, or the other
+    side is about to leave.
+    """
+    return isinstance(error, ConnectionRenewed) or (
+        isinstance(error, RemoteProblem) and error.reason in {"CALLER_EXPIRED", "DRAINING"}
+    )
+
+
 @dataclass(frozen=True)
 class ErrorRow(Generic[E_contra]):
     """How one class of exceptions, and its subclasses without a row of their own, are answered.

@@ -31,6 +31,10 @@ class PresentIdentity:
         """The identity as of now."""
         return self._current
 
+    def refresh(self) -> bool:
+        """Nothing to look at: others are told to us."""
+        return False
+
     def subscribe(self, callback: Callable[[Identity], None]) -> Callable[[], None]:
         """Have each later identity told to `callback`, on the event loop. Answers what ends it."""
         self._subscribers.append(callback)

@@ -30,6 +30,10 @@ class IdentitySource(Protocol):
         """The identity as of now."""
         ...
 
+    def refresh(self) -> bool:
+        """Look now whether there is another; answers whether there was."""
+        ...
+
     def subscribe(self, callback: Callable[[Identity], None]) -> Callable[[], None]:
         """Have each later identity told to `callback`, on the event loop. Answers what ends it."""
         ...

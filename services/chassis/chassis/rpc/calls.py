@@ -1,6 +1,7 @@
 """Calls on a channel: deadline, person and trace of the present call go along, and a failure is a problem."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,20 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 
 from chassis.caller import ADDRESS_KEY, AGENT_KEY, current_origin
 from chassis.deadlines import remaining, timeout_for
-from chassis.errors import STATUS_DETAILS_KEY, RemoteProblem, remote_problem
+from chassis.errors import STATUS_DETAILS_KEY, ConnectionRenewed, RemoteProblem, remote_problem
 from chassis.telemetry import tracing
 from chassis.telemetry.metrics import CLIENT, RpcMetrics
 from chassis.tokens import METADATA_KEY, person_or_none
 
 if TYPE_CHECKING:
     from chassis.rpc.channel import Channel, Connection
+
+
+_PATIENCE_SECONDS = 3.0
+# How gRPC begins to tell that a call never left, since no connection could be made for it; and how it goes on when
+# nobody is there, instead of somebody who could not prove who they are.
+_NEVER_LEFT = "connections to all backends failing"
+_NOBODY = "Connection refused"
 
 
 class Method:
@@ -82,7 +90,7 @@ class Method:
             status_details=details if isinstance(details, bytes) else None,
         )
 
-    def _cut_off(self, error: asyncio.CancelledError) -> RemoteProblem:
+    def _cut_off(self, error: asyncio.CancelledError, connection: "Connection") -> RemoteProblem:
         """The problem of a call that ended because its connection was closed under it, which gRPC tells as a
         cancellation.
 
@@ -92,9 +100,20 @@ class Method:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise error
-        return remote_problem(
+        problem = remote_problem(
             grpc.StatusCode.UNAVAILABLE, service=self._channel.service, details="connection closed", status_details=None
         )
+        return ConnectionRenewed(problem.problem, detail=problem.detail) if connection.retired else problem
+
+    def _held_up(self, problem: RemoteProblem) -> bool:
+        """Whether a call had no effect, and may pass in a moment: one that a busy service has looked at only when the
+        certificate of its connection had expired; or one that never left since, of two sides whose certificates are
+        being renewed, one was late.
+        """
+        if problem.reason == "CALLER_EXPIRED":
+            return True
+        never_left = problem.code is grpc.StatusCode.UNAVAILABLE and problem.detail.startswith(_NEVER_LEFT)
+        return never_left and self._channel.rotated and _NOBODY not in problem.detail
 
 
 def _finish(span: Span, code: grpc.StatusCode) -> None:
@@ -120,19 +139,21 @@ class UnaryMethod(Method):
     ) -> Any:
         """The answer, within `timeout` seconds, the channel's default, or what the present call has left.
 
-        A call that a busy service looks at only when the certificate of its connection has expired was refused before
-        anything was done for it: it is made again, on the connection that has taken the old one's place.
+        A call that a certificate has held up is made again, for a while: the one that was late comes.
         """
-        try:
-            return await self._once(request, timeout, metadata, wait_for_ready)
-        except RemoteProblem as problem:
-            if problem.reason != "CALLER_EXPIRED" or self._kind != "unary_unary":
-                raise
-        await self._channel.renewed()
-        return await self._once(request, timeout, metadata, wait_for_ready)
-
-    async def _once(self, request: Any, timeout: float | None, metadata: Any, wait_for_ready: bool | None) -> Any:  # noqa: FBT001 - as gRPC's stubs take them
+        began = time.monotonic()
         limit = timeout_for(self._channel.default_timeout if timeout is None else timeout)
+        patience = min(limit / 2, _PATIENCE_SECONDS)
+        while True:
+            try:
+                return await self._once(request, limit - (time.monotonic() - began), metadata, wait_for_ready)
+            except RemoteProblem as problem:
+                left = patience - (time.monotonic() - began)
+                if left <= 0 or self._kind != "unary_unary" or not self._held_up(problem):
+                    raise
+            await self._channel.renewed(left)
+
+    async def _once(self, request: Any, timeout: float, metadata: Any, wait_for_ready: bool | None) -> Any:  # noqa: FBT001 - as gRPC's stubs take them
         connection = self._channel.connection
         span, traceparent = self._begin_span()
         code = grpc.StatusCode.CANCELLED
@@ -140,13 +161,13 @@ class UnaryMethod(Method):
         connection.begin()
         try:
             answer = await self._callable(connection)(
-                request, timeout=limit, metadata=self._metadata(metadata, traceparent), wait_for_ready=wait_for_ready
+                request, timeout=timeout, metadata=self._metadata(metadata, traceparent), wait_for_ready=wait_for_ready
             )
         except grpc.aio.AioRpcError as error:
             code = error.code()
             raise self._problem(error) from error
         except asyncio.CancelledError as error:
-            problem = self._cut_off(error)
+            problem = self._cut_off(error, connection)
             code = problem.code
             raise problem from error
         else:
@@ -174,13 +195,28 @@ class StreamMethod(Method):
         limit = timeout
         if timeout is not None or remaining() is not None:
             limit = timeout_for(timeout if timeout is not None else float("inf"))
+        until = None if limit is None else time.monotonic() + limit
+
+        def begin() -> "tuple[Any, Connection]":
+            left = None if until is None else max(0.0, until - time.monotonic())
+            return self._begin(request, left, metadata, wait_for_ready)
+
+        return StreamCall(self, begin)
+
+    def _begin(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        wait_for_ready: bool | None,  # noqa: FBT001 - as gRPC's stubs take them
+    ) -> "tuple[Any, Connection]":
         connection = self._channel.connection
         span, traceparent = self._begin_span()
         began = self._metrics.begin()
         connection.begin()
         try:
             call = self._callable(connection)(
-                request, timeout=limit, metadata=self._metadata(metadata, traceparent), wait_for_ready=wait_for_ready
+                request, timeout=timeout, metadata=self._metadata(metadata, traceparent), wait_for_ready=wait_for_ready
             )
         except BaseException:
             connection.end()
@@ -199,36 +235,75 @@ class StreamMethod(Method):
 
         connection.carries(call)
         call.add_done_callback(done)
-        return StreamCall(call, self._problem, self._cut_off)
+        return call, connection
+
+    def problem(self, error: BaseException, connection: "Connection") -> RemoteProblem:
+        """What an error of a call on a connection means.
+
+        Raises:
+            BaseException: the error, when it is none of the call's.
+        """
+        if isinstance(error, grpc.aio.AioRpcError):
+            return self._problem(error)
+        if isinstance(error, asyncio.CancelledError):
+            return self._cut_off(error, connection)
+        raise error
+
+    async def may_begin_anew(self, problem: RemoteProblem, waited: float) -> bool:
+        """Whether a call that has brought nothing yet is to be made again after `waited` seconds, and now."""
+        left = _PATIENCE_SECONDS - waited
+        moved = isinstance(problem, ConnectionRenewed) and self._method in self._channel.retryable
+        if left <= 0 or self._kind != "unary_stream" or not (moved or self._held_up(problem)):
+            return False
+        await self._channel.renewed(left)
+        return True
 
 
 class StreamCall:
-    """A streaming call that runs: iterate over it, or `read()`; leaving the loop, or `cancel()`, ends it."""
+    """A streaming call that runs: iterate over it, or `read()`; leaving the loop, or `cancel()`, ends it.
 
-    def __init__(
-        self,
-        call: Any,
-        problem: Callable[[grpc.aio.AioRpcError], RemoteProblem],
-        cut_off: Callable[[asyncio.CancelledError], RemoteProblem],
-    ) -> None:
-        self._call = call
-        self._problem = problem
-        self._cut_off = cut_off
+    As long as it has brought nothing, it is made again like a unary one. Afterwards whoever reads knows where to go on.
+    """
+
+    def __init__(self, method: StreamMethod, begin: "Callable[[], tuple[Any, Connection]]") -> None:
+        self._method = method
+        self._begin = begin
+        self._began = time.monotonic()
+        self._brought = False
+        self._call, self._connection = begin()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         try:
-            async for message in self._call:
-                yield message
-        except grpc.aio.AioRpcError as error:
-            raise self._problem(error) from error
-        except asyncio.CancelledError as error:
-            raise self._cut_off(error) from error
+            while True:
+                try:
+                    async for message in self._call:
+                        self._brought = True
+                        yield message
+                except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                    await self._anew(error)
+                else:
+                    return
         finally:
             self._call.cancel()
 
     async def read(self) -> Any:
         """The next message, or `grpc.aio.EOF`."""
-        return await self._mapped(self._call.read())
+        while True:
+            try:
+                message = await self._call.read()
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                await self._anew(error)
+            else:
+                self._brought = True
+                return message
+
+    async def _anew(self, error: BaseException) -> None:
+        """Make the call again if it may be; otherwise raise what its error means."""
+        problem = self._method.problem(error, self._connection)
+        waited = 0.0 if isinstance(problem, ConnectionRenewed) else time.monotonic() - self._began
+        if self._brought or not await self._method.may_begin_anew(problem, waited):
+            raise problem from error
+        self._call, self._connection = self._begin()
 
     async def write(self, request: Any) -> None:
         """Send a message, on a call that streams both ways."""
@@ -241,10 +316,8 @@ class StreamCall:
     async def _mapped(self, step: Any) -> Any:
         try:
             return await step
-        except grpc.aio.AioRpcError as error:
-            raise self._problem(error) from error
-        except asyncio.CancelledError as error:
-            raise self._cut_off(error) from error
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            raise self._method.problem(error, self._connection) from error
 
     def cancel(self) -> bool:
         """End the call; answers whether it was still running."""

@@ -23,7 +23,7 @@ from chassis.rpc import METADATA_BYTES
 from chassis.rpc.calls import StreamMethod, UnaryMethod
 
 _READY_SECONDS = 30.0
-_RENEWED_SECONDS = 2.0
+_PAUSE_SECONDS = 0.05
 _DRAIN_SECONDS = 30.0
 _AHEAD_BYTES = 512 * 1024
 
@@ -42,6 +42,7 @@ class Connection:
         )
         self._calls = 0
         self._streams: set[Any] = set()
+        self.retired = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -65,6 +66,7 @@ class Connection:
         """Close when no call uses it any more, or after a while at the latest. Streams are ended before the certificate
         expires, since the other side ends them then.
         """
+        self.retired = True
         try:
             if not await self._idle_within(min(_DRAIN_SECONDS, self.proven_seconds())):
                 _logger.info("streams on a retired connection are ended", streams=len(self._streams))
@@ -113,7 +115,10 @@ class Channel(grpc.aio.Channel):
         self._tasks: set[asyncio.Task[None]] = set()
         self._retiring: set[Connection] = set()
         self._closed = False
+        self.rotated = False
+        """Whether certificates change while we look."""
         self.service = service
+        self.retryable = retryable
         self.default_timeout = default_timeout
         self._spiffe_id = SpiffeId.of(service, identity.current().spiffe_id.trust_domain)
         self._options = _options(self._spiffe_id, retryable, max_message_bytes)
@@ -140,6 +145,7 @@ class Channel(grpc.aio.Channel):
         return Connection(self._target, identity, self._options)
 
     def _identity_changed(self, _identity: Identity) -> None:
+        self.rotated = True
         if self._swapping is None and not self._closed:
             self._swapping = self.spawn(self._swap())
 
@@ -191,11 +197,14 @@ class Channel(grpc.aio.Channel):
         finally:
             self._swapping = None
 
-    async def renewed(self) -> None:
-        """Wait, not for long, until a connection that is being replaced has been."""
+    async def renewed(self, within: float) -> None:
+        """Wait for what may let a call pass that a certificate has held up: our next one, or the other side's."""
+        self._source.refresh()
         swapping = self._swapping
         if swapping is not None:
-            await asyncio.wait({swapping}, timeout=_RENEWED_SECONDS)
+            await asyncio.wait({swapping}, timeout=within)
+        else:
+            await asyncio.sleep(min(_PAUSE_SECONDS, within))
 
     async def _retire(self, connection: Connection) -> None:
         self._retiring.add(connection)
@@ -233,7 +242,12 @@ class Channel(grpc.aio.Channel):
 
     async def channel_ready(self) -> None:
         """Wait until the service can be reached."""
-        await self.connection.channel.channel_ready()
+        connection = self.connection
+        connection.begin()
+        try:
+            await connection.channel.channel_ready()
+        finally:
+            connection.end()
 
     def unary_unary(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -2,9 +2,10 @@
 
 TLS looks at a certificate once, when a connection is made. Calls are checked one by one (`chassis.rpc.peer`), but a
 stream that was admitted yesterday would go on for ever. So every call that runs is known here, and a few times a second
-those are ended whose caller's certificate has expired or whose caller has been denied. Of the denied, the connections
-are shut down as well: gRPC for Python has no way to do so, hence they are found among the process's own sockets, by the
-addresses from which their calls came.
+those are ended whose caller has been denied, and the streams whose caller's certificate has expired. A call that
+answers once ends by its deadline, and may have taken effect already. Of the denied, the connections are shut down as
+well: gRPC for Python has no way to do so, hence they are found among the process's own sockets, by the addresses from
+which their calls came.
 """
 
 import asyncio
@@ -33,11 +34,12 @@ class Connections:
     def __init__(self, denials: DenyList) -> None:
         self._denials = denials
         self._running: dict[asyncio.Task[Any], Peer] = {}
+        self._streams: set[asyncio.Task[Any]] = set()
         self._ended: dict[asyncio.Task[Any], Unauthenticated] = {}
         self._addresses: dict[str, Peer] = {}
         self.port = 0
 
-    def entered(self, task: asyncio.Task[Any] | None, peer: Peer, address: str) -> None:
+    def entered(self, task: asyncio.Task[Any] | None, peer: Peer, address: str, *, streaming: bool) -> None:
         """A call of the peer begins to run, as a task of its own."""
         self._addresses[address] = peer
         if len(self._addresses) > _ADDRESSES:
@@ -45,11 +47,14 @@ class Connections:
             self._addresses = {address: peer for address, peer in self._addresses.items() if address in live}
         if task is not None:
             self._running[task] = peer
+            if streaming:
+                self._streams.add(task)
 
     def left(self, task: asyncio.Task[Any] | None) -> None:
         """It has ended."""
         if task is not None:
             self._running.pop(task, None)
+            self._streams.discard(task)
             self._ended.pop(task, None)
 
     def why_ended(self, task: asyncio.Task[Any]) -> Unauthenticated | None:
@@ -85,7 +90,7 @@ class Connections:
             reason = None
             if self._denials.denies(peer.spiffe_id, peer.serial):
                 reason = denied()
-            elif peer.expires_at <= now:
+            elif peer.expires_at <= now and task in self._streams:
                 reason = expired()
             if reason is not None:
                 self._ended[task] = reason

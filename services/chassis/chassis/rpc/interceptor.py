@@ -107,7 +107,7 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
     async def admit(self, context: Context, metadata: dict[str, Any], rule: Rule | None, *, streaming: bool) -> None:
         """Let a call pass, with its caller, deadline and person set for the rest of its task, or raise."""
         peer = self._peers.identify(context.auth_context())
-        self.connections.entered(asyncio.current_task(), peer, address_of(context.peer()))
+        self.connections.entered(asyncio.current_task(), peer, address_of(context.peer()), streaming=streaming)
         caller = peer.spiffe_id
         if (
             rule is None
