@@ -2,133 +2,22 @@
 
 import os
 import random
-import ssl
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
-import orjson
-import psutil
 import pytest
 from harness.door import Door
-from harness.running import RunningSystem, running_system
+from harness.running import RunningSystem
 
-# All on one system, which would be started once per process otherwise.
-pytestmark = pytest.mark.xdist_group("changes")
+from .feed import Follower, car, recorded, revisions
+
+pytestmark = pytest.mark.xdist_group("mortal")
 DEATHS = ("catalog-query", "event-store", "gateway", "catalog-query", "event-store", "gateway")
 PRODUCTS = 12
-STALLED = 8
-
-
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSystem, Door]]:
-    """A system of our own: others must not be disturbed by its deaths."""
-    with running_system(tmp_path_factory.mktemp("changes")) as system, Door.to(system) as door:
-        yield system, door
-
-
-def car(sku: str, **more: Any) -> dict[str, Any]:
-    attributes = {"make": "Volvo", "model": "V60", "model_year": 2026}
-    return {"sku": sku, "kind": "car", "name": sku, "category": "feed/cars", "attributes": attributes} | more
-
-
-class Follower(threading.Thread):
-    """Follows the feed as a browser would: it comes again with the last id that it saw. It leaves by itself now and then."""
-
-    def __init__(self, system: RunningSystem, *, seed: int | None, **parameters: Any) -> None:
-        super().__init__(daemon=True)
-        self._door = Door.to(system)
-        # Over HTTP/2 httpx leaves a stream without telling the server.
-        tls = ssl.create_default_context(cafile=str(system.ca))
-        self._http = httpx.Client(base_url=system.url, verify=tls, timeout=30)
-        self._parameters = {"after": "now"} | parameters
-        self._random = None if seed is None else random.Random(seed)  # noqa: S311 - no secret
-        self._last: str | None = None
-        self._told_to_end = threading.Event()
-        self.ready = threading.Event()
-        self.changes: list[dict[str, Any]] = []
-        self.heard_at: dict[tuple[str, int], float] = {}
-        self.connections = 0
-        self.failure: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            while not self._told_to_end.is_set():
-                try:
-                    self._follow()
-                except httpx.TransportError:
-                    time.sleep(0.02)
-        except BaseException as failure:  # noqa: BLE001 - the test looks at it
-            self.failure = failure
-
-    def _follow(self) -> None:
-        self._door.call("GET", "/v1/users/me")
-        headers = {"Authorization": self._door.http.headers["Authorization"]}
-        if self._last is not None:
-            headers["Last-Event-ID"] = self._last
-        until = None if self._random is None else self._random.randrange(1, 40)
-        with self._http.stream("GET", "/v1/changes", params=self._parameters, headers=headers) as answer:
-            if answer.status_code in (429, 502, 503, 504):
-                return
-            assert answer.status_code == 200, answer.read()
-            self.connections += 1
-            for fields in blocks(answer.iter_lines()):
-                # What is cut off in its middle never ended with an empty line, and was not seen.
-                self._last = fields.get("id", self._last)
-                self.ready.set()
-                if fields.get("event") == "change":
-                    change = orjson.loads(fields["data"])
-                    self.heard_at[change["sku"], change["revision"]] = time.monotonic()
-                    self.changes.append(change)
-                    if until is not None and (until := until - 1) <= 0:
-                        return
-                if self._told_to_end.is_set():
-                    return
-
-    def end(self) -> None:
-        """Let it end at the next that it hears, if only that nothing has happened."""
-        self._told_to_end.set()
-
-    def stop(self) -> None:
-        self.end()
-        self.join(30)
-        assert not self.is_alive()
-        self._door.http.close()
-        self._http.close()
-        assert self.failure is None, self.failure
-
-
-def blocks(lines: Iterator[str]) -> Iterator[dict[str, str]]:
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line:
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        else:
-            yield fields
-            fields = {}
-
-
-def revisions(changes: list[dict[str, Any]]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
-    for change in changes:
-        found[change["sku"]].append(change["revision"])
-    return dict(found)
-
-
-def recorded(door: Door, **parameters: Any) -> list[dict[str, Any]]:
-    """All that the feed tells of what is recorded."""
-    asked = {"after": "start", "follow": "false"} | parameters
-    answer = door.call("GET", "/v1/changes", params=asked, headers={"Accept": "application/x-ndjson"})
-    assert answer.status_code == 200, answer.text
-    return [orjson.loads(line) for line in answer.text.splitlines() if line]
 
 
 def test_every_follower_hears_of_every_event_once_and_in_order(mortal: tuple[RunningSystem, Door]) -> None:
@@ -137,7 +26,7 @@ def test_every_follower_hears_of_every_event_once_and_in_order(mortal: tuple[Run
     chance = random.Random(7)  # noqa: S311
     followers = [
         Follower(system, seed=1),
-        Follower(system, seed=2, after="start"),
+        Follower(system, seed=2, after="start", category="feed"),
         Follower(system, seed=None),
         Follower(system, seed=3, type="PriceSet", category="feed"),
     ]
@@ -193,7 +82,7 @@ def test_every_follower_hears_of_every_event_once_and_in_order(mortal: tuple[Run
     # The gateway died twice; a follower who was only ever cut off by that noticed nothing else.
     assert followers[2].connections == 1 + DEATHS.count("gateway")
     assert all(follower.connections > 3 for follower in (followers[0], followers[1], followers[3]))
-    assert revisions(recorded(door)) == truth
+    assert revisions(recorded(door, category="feed")) == truth
 
 
 def test_buckets_that_move_are_followed(mortal: tuple[RunningSystem, Door]) -> None:
@@ -318,54 +207,3 @@ def test_what_is_no_cursor_is_refused(mortal: tuple[RunningSystem, Door], where:
     answer = door.call("GET", "/v1/changes", **sent)
     assert (answer.status_code, answer.json()["reason"]) == (400, "BAD_CURSOR")
     assert "start" in answer.json()["detail"]
-
-
-def test_a_cursor_of_another_system_is_refused(mortal: tuple[RunningSystem, Door], tmp_path: Path) -> None:
-    """Though it is well formed: what it would lead to is something else."""
-    _, door = mortal
-    cursor = recorded(door)[-1]["cursor"]
-    with running_system(tmp_path / "other") as other, Door.to(other) as elsewhere:
-        for number in range(3):
-            elsewhere.call("POST", "/v1/products", json=car(f"other-{number}"))
-        answer = elsewhere.call("GET", "/v1/changes", params={"after": cursor})
-        assert (answer.status_code, answer.json()["reason"]) == (409, "CURSOR_OF_ANOTHER_LOG")
-
-
-def test_clients_that_take_nothing_cost_the_gateway_nothing(mortal: tuple[RunningSystem, Door]) -> None:
-    """Eight of them stand still before forty megabytes each."""
-    system, door = mortal
-    rows = [car(f"heavy-{number}", text="x" * 9_500) for number in range(4_000)]
-    for start in range(0, len(rows), 800):
-        job = door.await_end(door.submit_import(rows[start : start + 800])["job_id"])
-        assert job["state"] == "succeeded"
-    process = system.local.daemons()["gateway"].process()
-    assert process is not None
-    before = settled(process)
-    tls = ssl.create_default_context(cafile=str(system.ca))
-    clients = [
-        httpx.Client(base_url=system.url, verify=tls, headers=door.http.headers, timeout=30) for _ in range(STALLED)
-    ]
-    streams = [client.stream("GET", "/v1/changes", params={"after": "start"}) for client in clients]
-    try:
-        for stream in streams:
-            assert stream.__enter__().status_code == 200
-        refused = door.call("GET", "/v1/changes")
-        assert (refused.status_code, refused.json()["reason"]) == (429, "TOO_MANY_FEEDS")
-        grown = settled(process) - before
-        assert grown < 60e6, grown
-    finally:
-        for client in clients:
-            client.close()
-    # Nothing is lost to one who does take it, beginning anew.
-    found = revisions(recorded(door, category="feed/cars"))
-    assert all(found[f"heavy-{number}"] == [0] for number in range(4_000))
-
-
-def settled(process: psutil.Process) -> int:
-    """The memory of a process, once it has not grown for a second."""
-    size, since = process.memory_info().rss, time.monotonic()
-    while time.monotonic() - since < 1:
-        time.sleep(0.05)
-        if (now := process.memory_info().rss) > size + 1_000_000:
-            size, since = now, time.monotonic()
-    return size

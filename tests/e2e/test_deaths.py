@@ -1,14 +1,13 @@
 """Any process may die in the middle of an import, the databases included: every accepted row takes effect exactly once."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from harness.door import Door
-from harness.running import RunningSystem, running_system
+from harness.running import RunningSystem
 
 # All on one system, which would be started once per process otherwise.
-pytestmark = pytest.mark.xdist_group("deaths")
+pytestmark = pytest.mark.xdist_group("mortal")
 ROWS = 3_000
 CREATED_PRICED_PUBLISHED = 2
 """The revision of a product after its three first events."""
@@ -26,13 +25,6 @@ def row(process: str, number: int) -> dict[str, Any]:
         "price": {"amount": f"{number}.00", "currency": "EUR"},
         "publish": True,
     }
-
-
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSystem, Door]]:
-    """A system of our own: others must not be disturbed by its deaths."""
-    with running_system(tmp_path_factory.mktemp("mortal")) as system, Door.to(system) as door:
-        yield system, door
 
 
 @pytest.mark.parametrize("process", PROCESSES)

@@ -132,6 +132,15 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
 
 
 @pytest.fixture(scope="session")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSystem, Door]]:
+    """A second whole system, for tests that kill its processes and move its buckets: all in the group `mortal`, each
+    with products of its own, which are not the only ones there.
+    """
+    with running_system(tmp_path_factory.mktemp("mortal") / "state") as system, Door.to(system) as door:
+        yield system, door
+
+
+@pytest.fixture(scope="session")
 def reached(system: RunningSystem) -> Reached:
     """The whole system as its clients know it, for tests that hold no process of it in their hands.
 
