@@ -156,6 +156,7 @@ def is_ready(pod: Object) -> bool:
     )
 
 
-def total(metrics: str, name: str) -> float:
-    """The sum of a counter over all its labels, in Prometheus' text form."""
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", metrics, re.MULTILINE))
+def total(metrics: str, name: str, *having: str) -> float:
+    """The sum of a counter, in Prometheus' text form, over the labels among which all of these stand."""
+    found = re.findall(rf"^{name}({{.*}}) (\S+)$", metrics, re.MULTILINE)
+    return sum(float(value) for labels, value in found if all(one in labels for one in having))

@@ -21,7 +21,7 @@ from .release import (
 
 pytestmark = pytest.mark.timeout(600)
 _SECONDS = 3
-_RED_TAPE = ("kubernetes.default.svc", 443)
+_API_OF_THE_CLUSTER = ("kubernetes.default.svc", 443)
 
 _REACHED = f"""
 import json, socket, sys
@@ -63,7 +63,7 @@ def test_a_service_reaches_those_that_it_must_and_no_others(release: Release, se
     """Tried from its own pod to every server of the release, to other services' metrics, and to the API of the cluster."""
     names = sorted(set(servers()) - {service})
     others = sorted(set(SERVICES) - {service, "gateway"})
-    asked = [*addresses(release, names), *((release.host(name), HTTP_PORT) for name in others), _RED_TAPE]
+    asked = [*addresses(release, names), *((release.host(name), HTTP_PORT) for name in others), _API_OF_THE_CLUSTER]
     [pod, *_] = release.pods(service)
     answers: list[bool] = json.loads(release.python(pod, _REACHED, json.dumps(asked)))
     opened = {address for address, opens in zip(asked, answers, strict=True) if opens}

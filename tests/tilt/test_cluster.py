@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from ..cluster import release as cluster
 from .stand_ins import documents
@@ -70,6 +71,18 @@ def test_rotation_is_about_every_certificate_but_the_authoritys(
     certificates = {name: one for (kind, name), one in rendered.items() if kind == "Certificate"}
     assert [name for name, one in certificates.items() if one["spec"].get("isCA")] == [RELEASE.full("authority")]
     assert len(certificates) > len(cluster.SERVICES)
+
+
+def test_counters_are_read_as_services_write_them() -> None:
+    """Those of a service's own metrics, by their labels."""
+    registry = CollectorRegistry()
+    counter = Counter("almagest_rpc_total", "As the chassis has it.", ("role", "method", "code"), registry=registry)
+    query = "/almagest.catalog.v1.CatalogQueryService/GetProduct"
+    counter.labels("server", query, "OK").inc(3)
+    counter.labels("client", query, "OK").inc(5)
+    counter.labels("server", query, "INTERNAL").inc(7)
+    text = generate_latest(registry).decode()
+    assert cluster.total(text, "almagest_rpc_total", 'role="server"', 'code="OK"') == 3
 
 
 def test_it_is_collected_by_its_own_target_only() -> None:
