@@ -179,7 +179,7 @@ NewPassword = Annotated[
     Field(
         min_length=12,
         max_length=128,
-        description="A new password, 12 to 128 characters.",
+        description="A new password, 12 to 128 characters: none that was leaked often, and more than one's names.",
         examples=["correct horse battery staple"],
         json_schema_extra={"format": "password"},
     ),
