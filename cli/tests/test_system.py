@@ -17,7 +17,7 @@ from almagest_cli.local.authority import LocalAuthority
 from almagest_cli.local.daemons import Daemon
 from almagest_cli.local.databases import ExternalPostgres, Passwords
 from almagest_cli.local.errors import LocalError, PortTakenError, ProcessDiedError
-from almagest_cli.local.layout import SERVICES, Places, Ports
+from almagest_cli.local.layout import SERVICES, WORKLOADS, Places, Ports
 from almagest_cli.local.ports import free_ports, require_free
 from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.local.programs import python
@@ -191,21 +191,28 @@ def test_a_service_is_told_what_it_needs_and_no_more(tmp_path, monkeypatch):
 
 
 def test_identities_are_renewed_while_the_system_runs(tmp_path):
-    """The process that `up` leaves behind replaces a certificate in the second half of its life."""
-    authority = LocalAuthority(tmp_path / "ca")
+    """The process that `up` leaves behind replaces a certificate in the second half of its life, at once when it starts."""
+    places = Places(tmp_path)
+    authority = LocalAuthority(places.authority)
+    authority.renew(WORKLOADS)
     now = datetime.now(UTC)
     where = authority.issue("worker", lifetime=timedelta(hours=1), not_before=now - timedelta(hours=2))
-    old = x509.load_pem_x509_certificate((where / "tls.crt").read_bytes())
+    young = authority.identity("gateway") / "tls.crt"
+    old, kept = x509.load_pem_x509_certificate((where / "tls.crt").read_bytes()), young.read_bytes()
     daemon = Daemon("certificates", pid_file=tmp_path / "pid", log_file=tmp_path / "log")
-    daemon.start(python(renewal.__name__, str(tmp_path / "ca"), "worker", "gateway"), environment=dict(os.environ))
+    daemon.start(python(renewal.__name__, str(places.state)), environment=dict(os.environ))
     try:
         until = time.monotonic() + 30
-        while x509.load_pem_x509_certificate((where / "tls.crt").read_bytes()) == old:
+        while (new := x509.load_pem_x509_certificate((where / "tls.crt").read_bytes())) == old:
             assert daemon.process() is not None, daemon.tail()
-            assert time.monotonic() < until
+            assert time.monotonic() < until, daemon.tail()
+            time.sleep(0.05)
     finally:
         daemon.stop()
     assert daemon.process() is None
+    assert new.not_valid_before_utc <= datetime.now(UTC) < new.not_valid_after_utc
+    assert young.read_bytes() == kept
+    assert "renewed worker" in daemon.tail()
 
 
 async def test_a_postgres_of_theirs_gets_the_same_databases_and_roles(tmp_path):
