@@ -1,24 +1,30 @@
 """Signed requests through the whole system: what docs/signing.md tells to type, the command line by key, and mutations."""
 
+import asyncio
 import os
 import re
 import ssl
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import orjson
 import pytest
+from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.signing import Key, SignedAuth
+from chassis.dpop import Prover
 from harness.door import Door
 from harness.running import RunningSystem, running_system
 from harness.signature_storm import report, storm
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "signing.md"
+PASSWORD = "correct horse battery staple"
 PRICE = '{"amount":"9.50","currency":"EUR","reason":"says \\"sale\\""}'
 pytestmark = pytest.mark.xdist_group("signing")
 
@@ -152,6 +158,72 @@ def test_a_key_is_narrower_than_its_person(door: Door, system: RunningSystem) ->
             assert time.monotonic() < deadline
         # Whoever hears of it first says so: the gateway, or the service behind it.
         assert answer.json()["reason"] in ("ACCESS_KEY_NOT_VALID", "TOKEN_REVOKED")
+
+
+async def in_the_log(system: RunningSystem, stream: str) -> list[tuple[str, str, bool]]:
+    """Type, id and whether there is a hash, of each event of a stream."""
+    server, found = EmbeddedPostgres(system.local.places.state / "postgres"), list[tuple[str, str, bool]]()
+    for shard in range(system.local.shards):
+        connection = await asyncpg.connect(server.superuser_dsn(f"events_{shard}"))
+        try:
+            query = "SELECT type, event_id::text, length(hash) = 32 FROM events WHERE stream = $1 ORDER BY position"
+            found += [tuple(row) for row in await connection.fetch(query, stream)]
+        finally:
+            await connection.close()
+    return found
+
+
+def test_a_session_bound_to_a_key_from_log_in_to_the_log(system: RunningSystem, door: Door) -> None:
+    """Read with a proof; refused without one, with one again, and with another's; all of it in the audit, and from
+    there in the log, where no one changes it unseen.
+    """
+    key_of(system, door)  # Redis has known everything for long enough
+    prover, email = Prover.generate(), f"{uuid.uuid4().hex}@example.org"
+    body = {"email": email, "password": PASSWORD, "first_name": "Ada", "last_name": "L", "roles": ["viewer"]}
+    made = door.call("POST", "/v1/users", json=body)
+    assert made.status_code == 201, made.text
+    user_id = made.json()["user_id"]
+    tls = ssl.create_default_context(cafile=str(system.ca))
+    with httpx.Client(base_url=system.url, verify=tls, http2=True, timeout=30) as http:
+
+        def proof(method: str, path: str, token: str | None = None, by: Prover = prover) -> dict[str, str]:
+            return {"DPoP": by.proof(method=method, url=f"{system.url}{path}", access_token=token)}
+
+        wrong = {"email": email, "password": "not this one, surely"}
+        assert http.post("/v1/sessions", json=wrong, headers=proof("POST", "/v1/sessions")).status_code == 401
+        right = {"email": email, "password": PASSWORD}
+        session = http.post("/v1/sessions", json=right, headers=proof("POST", "/v1/sessions")).json()
+        assert session["token_type"] == "DPoP"
+        token = session["access_token"]
+        bound = {"Authorization": f"DPoP {token}"}
+        once = bound | proof("GET", "/v1/users/me", token)
+        assert http.get("/v1/users/me", headers=once).json()["user_id"] == user_id
+        refusals = {
+            "again": once,
+            "without": bound,
+            "as a bearer": {"Authorization": f"Bearer {token}"},
+            "another's": bound | proof("GET", "/v1/users/me", token, Prover.generate()),
+            "for another target": bound | proof("GET", "/v1/products", token),
+        }
+        for how, headers in refusals.items():
+            answer = http.get("/v1/users/me", headers=headers)
+            assert answer.status_code == 401, how
+            assert answer.json()["reason"] in {"DPOP_PROOF_INVALID", "DPOP_PROOF_NEEDED"}, how
+        refresh = {"refresh_token": session["refresh_token"]}
+        stolen = proof("POST", "/v1/sessions:refresh", by=Prover.generate())
+        assert http.post("/v1/sessions:refresh", json=refresh, headers=stolen).status_code == 401
+        assert http.post("/v1/sessions:refresh", json=refresh).status_code == 401
+
+    audit = door.call("GET", f"/v1/audit?subject={user_id}").json()["items"]
+    told = [(one["type"], one["event_id"]) for one in reversed(audit)]
+    assert {"UserCreated", "LogInFailed", "LoggedIn"} <= {name for name, _ in told}
+
+    deadline = time.monotonic() + 20
+    while len(logged := asyncio.run(in_the_log(system, f"audit-{user_id}"))) < len(told):
+        assert time.monotonic() < deadline, "the audit never gets into the log"
+        time.sleep(0.1)
+    assert [(name.rpartition(".")[2], event_id) for name, event_id, _ in logged] == told
+    assert all(hashed for *_, hashed in logged)
 
 
 def test_of_some_thousand_mutations_none_is_accepted(system: RunningSystem, capsys: pytest.CaptureFixture[str]) -> None:

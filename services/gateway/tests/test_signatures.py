@@ -4,14 +4,18 @@ import asyncio
 import base64
 import datetime as dt
 import secrets
+import time
 import uuid
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from almagest.auth.v1 import access_keys_pb2 as wire
+from chassis.dpop import Prover
+from chassis.payloads import PrivateKey, Suite, seal, unseal
 from chassis.revocations import Revocation, Revoked
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -23,6 +27,8 @@ from http_message_signatures import HTTPMessageSigner, HTTPSignatureKeyResolver,
 
 from .fake_access_keys import digest_of
 
+CREDENTIALS = {"email": "ada@example.com", "password": "correct horse battery staple"}
+NEW_PERSON = {**CREDENTIALS, "email": "bob@example.com", "first_name": "Bob", "last_name": "B", "roles": ["viewer"]}
 REQUIRED = ("@method", "@target-uri")
 
 
@@ -245,6 +251,72 @@ async def test_a_signature_that_does_not_say_enough_is_refused(by_hmac, how, rea
     answer = await by_hmac.send("GET", "/v1/products", **how)
     assert reason_of(answer) == (401, reason), answer.text
     assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_who_asks_is_said_in_one_way(by_hmac, fakes, method):
+    """A good signature beside a token, or beside a good proof for a bound token or for a log-in, is refused; the
+    session is not begun, and the proof is not spent.
+    """
+    path = "/v1/sessions" if method == "POST" else "/v1/users/me"
+    prover, token = Prover.generate(), fakes.access_token()
+    body = orjson.dumps(CREDENTIALS) if method == "POST" else b""
+    proof = prover.proof(method=method, url=f"https://gateway{path}", access_token=None if body else token)
+    others = [{"DPoP": proof}] if body else [{"DPoP": proof}, {"Authorization": f"Bearer {token}"}]
+    if not body:
+        fakes.auth.bound[token] = prover.thumbprint
+        others.append({"DPoP": proof, "Authorization": f"DPoP {token}"})
+    begun = len(fakes.auth.sessions)
+    for other in others:
+        request = by_hmac.request(method, path, body=body)
+        request.headers.update(other)
+        assert reason_of(await by_hmac.client.send(request)) == INVALID
+    assert len(fakes.auth.sessions) == begun
+    alone = {name: value for other in others for name, value in other.items() if "Bearer" not in value}
+    answer = await by_hmac.client.request(
+        method, path, content=body or None, headers=alone | ({"Content-Type": "application/json"} if body else {})
+    )
+    assert answer.status_code == (201 if body else 200), answer.text
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+async def test_what_is_signed_may_be_encrypted(signing, fakes, suite):
+    """The signature is over the ciphertext, as it came; it is verified before anything is opened, and the answer is
+    for the client alone.
+    """
+    key = next(key.public for key in fakes.payload_keys.keys if key.suite is suite)
+    own = PrivateKey.generate(suite)
+    jwk = base64.urlsafe_b64encode(orjson.dumps(own.public.jwk())).rstrip(b"=").decode()
+
+    def message() -> bytes:
+        said = {"htm": "POST", "htu": "/v1/users", "iat": int(time.time()), "jti": str(uuid.uuid4())}
+        return seal(orjson.dumps(NEW_PERSON), key, said)
+
+    headers = {"Content-Type": suite.media_type, "Accept": suite.media_type, "Almagest-Encrypt-To": jwk}
+    covered = (*REQUIRED, "almagest-encrypt-to")
+    body = message()
+    request = signing.request(
+        "POST", "/v1/users", body=body, headers=headers | {"Content-Digest": digest_of(body)}, components=covered
+    )
+    swapped = httpx.Request(request.method, request.url, headers=request.headers, content=message())
+    asked = fakes.payload_keys.asked
+    assert (await signing.client.send(swapped)).json()["reason"] == "DIGEST_MISMATCH"
+    assert fakes.payload_keys.asked == asked
+    assert len(fakes.auth.users) == 1
+    request = signing.request(
+        "POST", "/v1/users", body=body, headers=headers | {"Content-Digest": digest_of(body)}, components=covered
+    )
+    answer = await signing.client.send(request)
+    assert answer.status_code == 201, answer.text
+    assert orjson.loads(unseal(answer.content, own))["roles"] == ["viewer"]
+    # Another signature does not make the same message another one.
+    again = signing.request(
+        "POST", "/v1/users", body=body, headers=headers | {"Content-Digest": digest_of(body)}, components=covered
+    )
+    assert (await signing.client.send(again)).json()["reason"] == "PAYLOAD_REPLAYED"
+    # Nor may who forwards it have the answer encrypted to themselves.
+    stolen = signing.request("GET", "/v1/users/me", headers={"Almagest-Encrypt-To": jwk, "Accept": suite.media_type})
+    assert reason_of(await signing.client.send(stolen)) == INVALID
 
 
 async def test_a_public_key_is_no_secret(anybody, fakes):

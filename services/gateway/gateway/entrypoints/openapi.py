@@ -89,7 +89,7 @@ _SCHEMES: Mapping[str, Any] = {
         "in": "header",
         "name": "Signature",
         "description": "The signature by an access key, over what Signature-Input names (RFC 9421), in place of an "
-        "Authorization header, never beside one.",
+        "Authorization header or a DPoP proof, never beside one.",
     },
     "signatureInput": {
         "type": "apiKey",

@@ -32,6 +32,7 @@ SIGNER: Final = "almagest.signer"
 METHOD: Final = "almagest.method"
 """Key of the scope: the method as it came, where it is served as another."""
 _HEADERS = frozenset({b"signature", b"signature-input"})
+_OTHER_WAYS = frozenset({b"authorization", b"dpop"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -97,9 +98,10 @@ async def signer_of(scope: Scope) -> Signer:
 async def verified_signer(signatures: Signatures, scope: Scope) -> Signer:
     """Whose key signed a request, in the eyes of these signatures. See `signer_of`."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    if any(name == b"authorization" for name, _ in headers):
+    if any(name in _OTHER_WAYS for name, _ in headers):
+        # Which of the two would count is a question that two readers of one request must not answer differently.
         raise unauthenticated(
-            "A request is signed or has an Authorization header, not both.", reason="SIGNATURE_INVALID"
+            "A request is signed, or has an Authorization header or a DPoP proof, not both.", reason="SIGNATURE_INVALID"
         )
     path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     asked = Asked(
