@@ -28,6 +28,8 @@ MANAGED = frozenset(
         "ALMAGEST_DENY_LIST",
         "ALMAGEST_LOG_LEVEL",
         "ALMAGEST_DRAIN_SECONDS",
+        # In its place the chart has `preStopSeconds`, which the grace period counts.
+        "ALMAGEST_SHUTDOWN_DELAY_SECONDS",
         "ALMAGEST_TRACE_RATE_PER_SECOND",
         "ALMAGEST_LISTEN",
         "ALMAGEST_HTTP_LISTEN",

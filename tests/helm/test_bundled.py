@@ -24,6 +24,8 @@ from harness.external import _External, postgres_programs, redis_program
 
 from .rendering import Rendered, render
 
+pytestmark = pytest.mark.xdist_group("helm")
+
 IDENTITY = "/var/run/almagest/identity"
 DATABASES = ("events_0", "events_1", "users_0", "users_1", "catalog_0", "catalog_1", "jobs")
 
