@@ -12,6 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
@@ -37,19 +38,28 @@ class InUse:
             ports: dict[str, Any] = orjson.loads(self._places.description.read_bytes())["ports"]
         except (OSError, ValueError, KeyError):
             return
-        for name, port in {GATEWAY: ports["gateway"], **ports["http"]}.items():
-            try:
-                found = _IN_USE.search(self._metrics(name, port))
-            except ConnectionRefusedError:
+        processes = {GATEWAY: ports["gateway"], **ports["http"]}
+        # All at once: a certificate may live for less than all of them take to answer one after the other.
+        with ThreadPoolExecutor(len(processes)) as asking:
+            answers = list(asking.map(self._asked, processes.keys(), processes.values()))
+        for name, metrics in zip(processes, answers, strict=True):
+            if metrics is None:
                 continue
-            except (OSError, http.client.HTTPException):
-                yield None
-                continue
+            found = _IN_USE.search(metrics)
             if found is None:
                 yield None
             else:
                 bundle, issuer, serial = (part.decode() for part in found.groups())
                 yield name, bundle, issuer, serial
+
+    def _asked(self, name: str, port: int) -> bytes | None:
+        """Its metrics; None when it does not run, and nothing when it does not answer."""
+        try:
+            return self._metrics(name, port)
+        except ConnectionRefusedError:
+            return None
+        except (OSError, http.client.HTTPException):
+            return b""
 
     def _metrics(self, name: str, port: int) -> bytes:
         if name == GATEWAY:

@@ -24,6 +24,7 @@ from chassis.rpc.calls import StreamMethod, UnaryMethod
 
 _READY_SECONDS = 30.0
 _PAUSE_SECONDS = 0.05
+_LOOK_SECONDS = 0.5
 _DRAIN_SECONDS = 30.0
 _AHEAD_BYTES = 512 * 1024
 
@@ -242,12 +243,17 @@ class Channel(grpc.aio.Channel):
 
     async def channel_ready(self) -> None:
         """Wait until the service can be reached."""
-        connection = self.connection
-        connection.begin()
-        try:
-            await connection.channel.channel_ready()
-        finally:
-            connection.end()
+        while True:
+            connection = self.connection
+            connection.begin()
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    return await connection.channel.channel_ready()
+            except TimeoutError:
+                # Another one may have taken its place.
+                continue
+            finally:
+                connection.end()
 
     def unary_unary(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
