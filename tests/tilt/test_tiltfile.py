@@ -1,10 +1,13 @@
 """The Tiltfile, evaluated with stand-ins for Tilt: whatever it names is there, in the tree or in what the chart renders."""
 
+import io
 import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -96,10 +99,13 @@ def test_an_image_can_be_made_of_what_tilt_sends(tilt: Tilt, tmp_path: Path) -> 
             assert (context / path).is_dir()
 
 
-def requirements(root: Path, arguments: list[str]) -> str:
-    return subprocess.run(
-        [sys.executable, "tools/requirements.py", *arguments], cwd=root, capture_output=True, text=True, check=True
-    ).stdout
+def requirements(root: Path, arguments: Sequence[str]) -> str:
+    """What `python tools/requirements.py ...` prints in a tree, without another process."""
+    told = io.StringIO()
+    with pytest.MonkeyPatch.context() as here, redirect_stdout(told):
+        here.setattr(sys, "argv", ["requirements.py", *arguments])
+        runpy.run_path(str(root / "tools/requirements.py"), run_name="__main__")
+    return told.getvalue()
 
 
 def test_code_is_carried_to_where_the_image_has_it(tilt: Tilt) -> None:
@@ -244,9 +250,9 @@ def test_buttons_and_checks_run_what_there_is(tilt: Tilt) -> None:
         assert os.access(ROOT / script, os.X_OK), script
 
 
-def test_a_pipeline_gets_what_is_delivered_and_runs_the_tests_at_once() -> None:
+def test_a_pipeline_gets_what_is_delivered_and_runs_the_tests_at_once(tilt: Tilt) -> None:
     """`tilt ci`: production images of unchanged pods, the demo and the end-to-end tests; a laptop neither."""
-    pipeline, laptop = evaluated("ci"), evaluated("up")
+    pipeline, laptop = evaluated("ci"), tilt
     assert {image["target"] for image in pipeline.calls["docker_build"]} == {"prod"}
     assert not any(image["live_update"] for image in pipeline.calls["docker_build"])
     assert "readOnlyRootFilesystem: false" not in pipeline.calls["k8s_yaml"][0]["yaml"]
