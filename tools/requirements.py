@@ -2,9 +2,11 @@
 
 pip refuses editable installs and hashes in one call. So the pinned third-party packages are installed first, with
 hashes, and our own distributions after them without dependencies. This lists the former: for `make` (all
-distributions), for an image (one service and what it stands on) and for pinning (`make constraints`).
+distributions), for an image (one service and what it stands on) and for pinning (`make constraints`). With `--own` it
+lists the directories of the latter. In an image's context there is only a part of the tree: what is absent is needed by
+nobody there.
 
-usage: requirements.py [--group NAME ...] [DISTRIBUTION-DIRECTORY ...]
+usage: requirements.py [--own] [--group NAME ...] [DISTRIBUTION-DIRECTORY ...]
 """
 
 import argparse
@@ -39,9 +41,12 @@ def project(directory: str) -> dict[str, Any]:
     return tomllib.loads((ROOT / directory / "pyproject.toml").read_text())["project"]
 
 
-def third_party(directories: tuple[str, ...], *, every_extra: bool) -> set[str]:
-    """What the distributions need that is not ours; our own names and extras are followed to their `pyproject.toml`."""
-    ours = {str(project(directory)["name"]): directory for directory in DISTRIBUTIONS}
+def needed(directories: tuple[str, ...], *, every_extra: bool = False) -> tuple[set[str], list[str]]:
+    """What the distributions need that is not ours, and the directories of what is, the given ones first; our own names
+    and extras are followed to their `pyproject.toml`.
+    """
+    here = [directory for directory in DISTRIBUTIONS if (ROOT / directory / "pyproject.toml").exists()]
+    ours = {str(project(directory)["name"]): directory for directory in here}
     found: set[str] = set()
     seen: set[tuple[str, frozenset[str]]] = set()
 
@@ -65,7 +70,9 @@ def third_party(directories: tuple[str, ...], *, every_extra: bool) -> set[str]:
 
     for directory in directories:
         visit(directory, frozenset())
-    return found
+    return found, list(
+        dict.fromkeys([*directories, *(directory for directory, _ in sorted(seen, key=lambda one: one[0]))])
+    )
 
 
 def main() -> None:
@@ -74,14 +81,15 @@ def main() -> None:
     parser.add_argument("directories", nargs="*", help="distributions of ours; none: no distribution, only the groups")
     parser.add_argument("--all", action="store_true", help="every distribution of ours")
     parser.add_argument("--extras", action="store_true", help="with every optional extra")
+    parser.add_argument("--own", action="store_true", help="not third parties': the directories of our distributions")
     parser.add_argument("--group", action="append", default=[], help="a dependency group of the root pyproject.toml")
     arguments = parser.parse_args()
     directories = DISTRIBUTIONS if arguments.all else tuple(arguments.directories)
-    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    requirements = third_party(directories, every_extra=arguments.extras)
+    requirements, own = needed(directories, every_extra=arguments.extras)
     for group in arguments.group:
+        groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
         requirements |= set(groups[group])
-    print("\n".join(sorted(requirements)))
+    print("\n".join(own if arguments.own else sorted(requirements)))
 
 
 if __name__ == "__main__":

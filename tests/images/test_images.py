@@ -1,0 +1,98 @@
+"""What every image promises to who runs it, as the top of services/Dockerfile says it."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from almagest_cli.local.layout import SERVICES
+
+from .engine import Engine
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = tuple(row.name for row in SERVICES)
+BASE_MEGABYTES = 130
+"""What python:3.11-slim-bookworm unpacks to; the stand-in is not much different, but is another."""
+OVER = {"auth": "the list of passwords that are known weighs 57 MB"}
+
+LOOK = """
+import importlib.metadata, json, os, shutil
+writable = [os.path.join(place, name) for top in ("/app", "/venv", "/usr/local", "/etc")
+            for place, directories, names in os.walk(top) for name in names + directories
+            if os.access(os.path.join(place, name), os.W_OK) and not os.path.islink(os.path.join(place, name))]
+print(json.dumps({
+    "installed": {one.name.lower(): one.version for one in importlib.metadata.distributions()},
+    "writable": writable[:5],
+    "tools": [name for name in ("cc", "gcc", "g++", "c++", "make", "ld", "as") if shutil.which(name)],
+    "user": [os.getuid(), os.getgid()],
+    "secrets": [path for path in ("/etc/pip.conf", "/run/ca.crt", "/run/secrets") if os.path.exists(path)],
+}))
+"""
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def service(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def seen(engine: Engine, image: str) -> dict[str, object]:
+    return json.loads(engine("run", "--rm", "--network=none", "--entrypoint=python", image, "-c", LOOK))
+
+
+def test_it_says_what_it_is_and_how_it_runs(engine: Engine, images: Mapping[str, str], service: str) -> None:
+    """A numeric user, labels, a health command, and a start without a shell."""
+    config = engine.inspect(images[service])["Config"]
+    assert config["User"] == "65532:65532"
+    assert config["Entrypoint"] == ["/usr/local/bin/service"]
+    assert config["Cmd"] == ["serve"]
+    assert config["StopSignal"] == "SIGTERM"
+    assert config["Healthcheck"]["Test"] == ["CMD", "python", "-m", "chassis.health"]
+    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
+    assert labels["title"] == f"almagest/{service}"
+    assert labels["version"] == "0.1.0"
+    assert labels["licenses"] == "Apache-2.0"
+    assert labels["revision"] != "unknown"
+
+
+def test_it_holds_its_own_dependencies_at_their_pins_and_nothing_to_build_with(
+    engine: Engine, images: Mapping[str, str], service: str
+) -> None:
+    """No compiler and no build tool, no file that its user may change, no secret of the build."""
+    found = seen(engine, images[service])
+    assert found["user"] == [65532, 65532]
+    assert found["tools"] == []
+    assert found["writable"] == []
+    assert found["secrets"] == []
+    installed = found["installed"]
+    assert isinstance(installed, dict)
+    ours = {name for name in installed if name.startswith("almagest-")}
+    assert f"almagest-{service}" in ours
+    others = {f"almagest-{name}" for name in (*NAMES, "cli", "harness")} - {f"almagest-{service}"}
+    assert not ours & others
+    pinned = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ \\;]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    normal = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pinned.items()}
+    for name, version in installed.items():
+        if name not in ours:
+            assert normal[re.sub(r"[-_.]+", "-", name)] == version, name
+    assert not installed.keys() & {"pip", "setuptools", "hatchling", "pytest", "ruff"}
+    has_database = next(row for row in SERVICES if row.name == service).databases != ""
+    assert ("asyncpg" in installed) == ("sqlalchemy" in installed) == has_database
+    assert ("fastapi" in installed) == (service == "gateway")
+
+
+def test_it_is_no_larger_than_it_must_be(
+    engine: Engine, base: str, images: Mapping[str, str], service: str, record_property: Callable[[str, object], None]
+) -> None:
+    """Under 200 MB on the base that it is made for."""
+    own = (engine.inspect(images[service])["Size"] - engine.inspect(base)["Size"]) / 1e6
+    record_property("megabytes above the base", round(own))
+    assert own + BASE_MEGABYTES < (260 if service in OVER else 200)
+
+
+def test_a_build_without_a_service_says_what_is_missing(engine: Engine, base: str) -> None:
+    """Rather than an image of nothing."""
+    said = engine(
+        "build", "--file=services/Dockerfile", f"--build-arg=BASE={base}", "--target=sources", ROOT, check=False
+    )
+    assert "say which: --build-arg SERVICE=gateway" in said
