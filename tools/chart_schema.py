@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from chassis.settings import ServiceSettings
@@ -220,7 +220,7 @@ def _object(values: Mapping[str, Any], path: str, told: Mapping[str, str]) -> di
 def _of(value: Any, path: str, told: Mapping[str, str]) -> dict[str, Any]:
     match value:
         case dict():
-            return _object(value, path, told)
+            return _object(cast("dict[str, Any]", value), path, told)
         case bool():
             return {"type": "boolean"}
         case int():
