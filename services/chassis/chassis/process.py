@@ -22,6 +22,7 @@ from chassis.identity.certificate import InvalidIdentity
 from chassis.identity.denials import DenyList, InvalidDenyList
 from chassis.identity.sources import identity_source
 from chassis.policy import Person, Policy, PolicyIncomplete
+from chassis.refusals import Refusal, Refusals, tell
 from chassis.revocations import Revocations, watch
 from chassis.rpc.channel import Channel
 from chassis.rpc.health import OwnHealth
@@ -92,8 +93,12 @@ class Chassis(Generic[Settings]):
         self._fetch_jwks: FetchJwks | None = None
         self._auth_stub: Any = None
         self.revocations = Revocations()
+        self.refusals = Refusals()
         self.verifier = TokenVerifier(
-            trust_domain=settings.trust_domain, fetch_jwks=self._jwks, revocations=self.revocations
+            trust_domain=settings.trust_domain,
+            fetch_jwks=self._jwks,
+            revocations=self.revocations,
+            refusals=self.refusals,
         )
 
     @classmethod
@@ -169,6 +174,18 @@ class Chassis(Generic[Settings]):
 
         request = auth_pb2.WatchRevocationsRequest()
         await watch(self.revocations, lambda: self._auth().WatchRevocations(request))
+
+    async def tell_refusals(self) -> None:
+        """Tell the auth service whom we have refused, for its audit, for ever."""
+        from almagest.auth.v1 import audit_pb2, audit_pb2_grpc  # noqa: PLC0415 - see `_auth`
+
+        stub: Any = audit_pb2_grpc.AuditServiceStub(self.channel("auth"))
+
+        async def report(refusals: Sequence[Refusal]) -> None:
+            denials = [audit_pb2.Denial(**refusal._asdict()) for refusal in refusals]
+            await stub.ReportDenials(audit_pb2.ReportDenialsRequest(denials=denials))
+
+        await tell(self.refusals, report)
 
     async def _jwks(self) -> bytes:
         if self._fetch_jwks is not None:
@@ -259,11 +276,13 @@ class _Running(Generic[Settings]):
             errors=assembly.errors,
             verifier=chassis.verifier,
             denials=chassis.denials,
+            refusals=chassis.refusals,
         )
         await server.start()
         self._spawn("connections watch", server.watch())
         if chassis.hears_revocations(assembly.policy):
             self._spawn("revocations", chassis.watch_revocations())
+            self._spawn("refusals", chassis.tell_refusals())
         for number, task in enumerate(assembly.tasks):
             self._spawn(getattr(task, "__qualname__", f"task {number}"), task())
         self._http = http
@@ -281,6 +300,8 @@ class _Running(Generic[Settings]):
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or self.failed.done():
             return
+        # Told at once: what follows is an orderly end, which may take as long as the drain.
+        _logger.critical("a background task ended", task=task.get_name(), exc_info=task.exception())
         error = BackgroundTaskEnded(f"{task.get_name()} ended")
         error.__cause__ = task.exception()
         self.failed.set_exception(error)
