@@ -11,13 +11,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 engine=${CONTAINER_ENGINE:-docker}
 namespace=${NAMESPACE:-almagest}
 images=${REGISTRY:-localhost:5001}/almagest
-tag=${TAG:-$(git describe --always --dirty)}
+tag=${TAG:-$(git describe --always "--dirty=-$(date +%s)")} # nodes keep what they have by a name
 
+CONTAINER_ENGINE=$engine python3 tools/images.py --tag "$tag"
 for service in auth catalog-command catalog-query event-store gateway worker; do
-  "$engine" build --file services/Dockerfile --target prod --build-arg "SERVICE=$service" --tag "$images/$service:$tag" .
+  "$engine" tag "almagest/$service:$tag" "$images/$service:$tag"
   "$engine" push "$images/$service:$tag"
 done
 sed "s/^  name: almagest$/  name: $namespace/" k8s/namespace.yaml | kubectl apply -f -
 helm upgrade --install "${RELEASE:-almagest}" helm/almagest --namespace "$namespace" \
-  --values helm/almagest/values-dev.yaml --set "image.repository=$images" --set "image.tag=$tag" \
+  --values helm/almagest/values-dev.yaml --set-string "image.repository=$images,image.tag=$tag" \
   --wait --wait-for-jobs --timeout 15m "$@"

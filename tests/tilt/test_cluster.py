@@ -1,6 +1,7 @@
 """What the tests of a cluster name is in the chart, and they are whole: nothing here has a cluster to run them on."""
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ def test_counters_are_read_as_services_write_them() -> None:
     counter.labels("server", query, "INTERNAL").inc(7)
     text = generate_latest(registry).decode()
     assert cluster.total(text, "almagest_rpc_total", 'role="server"', 'code="OK"') == 3
+
+
+def test_all_images_are_pushed() -> None:
+    """Each service of the chart, to where the chart is told that it is."""
+    script = (ROOT / "k8s/install.sh").read_text(encoding="utf-8")
+    [services] = re.findall(r"^for service in (.*); do$", script, re.MULTILINE)
+    assert sorted(services.split()) == sorted(cluster.SERVICES)
+    assert '--set-string "image.repository=$images,image.tag=$tag"' in script
+    assert {"repository", "tag"} <= set(cluster.VALUES["image"])
 
 
 def test_it_is_collected_by_its_own_target_only() -> None:
