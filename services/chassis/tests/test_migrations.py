@@ -88,6 +88,14 @@ async def test_every_shard_goes_up_and_down(package: Path, dsns: list[str], post
     assert [await _columns(dsn) for dsn in dsns] == [["m", "n"]] * 2
 
 
+async def test_an_earlier_release_leaves_what_a_later_one_has_migrated(package: Path, dsns: list[str]) -> None:
+    """To go back to it is to start it: its own migrations find nothing to do, and take nothing away."""
+    await upgrade(PACKAGE, dsns, "event_store")
+    (package / PACKAGE / "versions" / "0002_second.py").unlink()
+    await upgrade(PACKAGE, dsns, "event_store")
+    assert [await _columns(dsn) for dsn in dsns] == [["m", "n"], ["m", "n"]]
+
+
 async def test_two_processes_at_once_migrate_each_database_once(package: Path, dsns: list[str]) -> None:
     """One works, the other waits and finds it done; neither fails. Over two databases, in opposite order."""
     code = (

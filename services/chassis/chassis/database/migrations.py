@@ -25,6 +25,8 @@ from typing import Any, Final
 import structlog
 from alembic import command, context
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, MetaData, NullPool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -63,6 +65,9 @@ async def upgrade(
 ) -> None:
     """Bring every shard up to a revision, one after another, waiting up to `wait` seconds for one that is not up yet.
 
+    One that a later release has migrated stays as it is: releases can work with the tables of the next one, and whoever
+    goes back to an earlier one migrates as ever.
+
     Args:
         package: The package of the migrations, for example `event_store.migrations`.
         dsns: The shards, as their owner.
@@ -73,7 +78,7 @@ async def upgrade(
     Raises:
         MigrationError: A database does not come up, or the role does not exist.
     """
-    await _each(package, dsns, service_role, wait, lambda config: command.upgrade(config, revision))
+    await _each(package, dsns, service_role, wait, lambda config: _up(config, revision))
 
 
 async def downgrade(
@@ -119,6 +124,19 @@ async def _each(
         finally:
             await engine.dispose()
         _logger.info("migrated", package=package, shard=shard)
+
+
+def _up(config: Config, revision: str) -> None:
+    script = ScriptDirectory.from_config(config)
+    known = {one.revision for one in script.walk_revisions()}
+    connection: Connection = config.attributes["connection"]
+    later = set(MigrationContext.configure(connection).get_current_heads()) - known
+    # Each migration is a transaction of its own, which it is not within this one.
+    connection.rollback()
+    if later:
+        _logger.warning("a later release has migrated this database", revision=", ".join(sorted(later)))
+    else:
+        command.upgrade(config, revision)
 
 
 async def _giving_way(connection: Any, raw: Any, config: Config, step: Callable[[Config], None]) -> None:
