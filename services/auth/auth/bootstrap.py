@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from almagest.auth.v1 import (
     access_keys_pb2,
@@ -28,6 +29,7 @@ from chassis.ids import uuid7
 from chassis.payloads import Suite
 from chassis.process import Assembly, Chassis, Task
 from chassis.redis import connect
+from chassis.refusals import tell
 from chassis.sealing.columns import seal_with
 from chassis.sealing.subjects import SubjectSealer
 from sqlalchemy import text
@@ -60,7 +62,7 @@ from auth.application.sessions import Terms
 from auth.domain import access_keys as access_key_rules
 from auth.domain.sessions import SECRET_BYTES
 from auth.entrypoints.access_keys import AccessKeyServicer
-from auth.entrypoints.audit import AuditServicer
+from auth.entrypoints.audit import AuditServicer, keep_denials
 from auth.entrypoints.errors import ERRORS
 from auth.entrypoints.payload_keys import PayloadKeyServicer, keep_renewing
 from auth.entrypoints.people import PeopleServicer
@@ -321,6 +323,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             rotate=lambda keys: rotation.run(Keys(keys)),
         )
         tasks: list[Task] = [watch_keys, watch_data_keys, watch_revocations, renew_payload_keys, search_for_traces]
+        tasks.append(partial(tell, chassis.refusals, partial(keep_denials, parts.audit)))
         if settings.event_store_target is not None:
             log = event_store_pb2_grpc.EventStoreServiceStub(chassis.channel("event-store"))
             tasks.append(parts.relay(log).run)

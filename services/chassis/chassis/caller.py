@@ -13,6 +13,7 @@ AGENT_KEY: Final = "client-agent"
 _LONGEST: Final = 200
 
 _caller: ContextVar[SpiffeId] = ContextVar("caller")
+_method: ContextVar[str] = ContextVar("method", default="")
 _origin: ContextVar["Origin | None"] = ContextVar("origin", default=None)
 
 
@@ -48,6 +49,12 @@ def current_caller() -> SpiffeId:
     return _caller.get()
 
 
-def set_caller(caller: SpiffeId) -> None:
-    """Say who called, for the rest of this task and what it starts."""
+def current_method() -> str:
+    """The full name of the present RPC; empty outside of one."""
+    return _method.get()
+
+
+def set_caller(caller: SpiffeId, method: str = "") -> None:
+    """Say who called what, for the rest of this task and what it starts."""
     _caller.set(caller)
+    _method.set(method)

@@ -182,7 +182,10 @@ class Chassis(Generic[Settings]):
         stub: Any = audit_pb2_grpc.AuditServiceStub(self.channel("auth"))
 
         async def report(refusals: Sequence[Refusal]) -> None:
-            denials = [audit_pb2.Denial(**refusal._asdict()) for refusal in refusals]
+            denials = [
+                audit_pb2.Denial(caller=one.caller, method=one.method, reason=one.reason, count=one.count)
+                for one in refusals
+            ]
             await stub.ReportDenials(audit_pb2.ReportDenialsRequest(denials=denials))
 
         await tell(self.refusals, report)

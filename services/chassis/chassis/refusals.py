@@ -7,7 +7,8 @@ Counts are told, not calls: whoever calls a thousand times a second fills no aud
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 import structlog
 from prometheus_client import Counter
@@ -23,7 +24,8 @@ _logger = structlog.stdlib.get_logger(__name__)
 _total = Counter("almagest_refused_calls_total", "Calls refused for who called, by reason.", ("reason",))
 
 
-class Refusal(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Refusal:
     """A kind of refusal, and how often it came."""
 
     caller: str
@@ -55,7 +57,7 @@ class Refusals:
     def put_back(self, refusals: Sequence[Refusal]) -> None:
         """What could not be told is told later."""
         for refusal in refusals:
-            key = refusal[:3]
+            key = (refusal.caller, refusal.method, refusal.reason)
             self._counts[key] = self._counts.get(key, 0) + refusal.count
 
 

@@ -27,9 +27,10 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 
-from chassis.caller import current_caller
+from chassis.caller import current_caller, current_method
 from chassis.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
 from chassis.identity.spiffe import SpiffeId
+from chassis.refusals import Refusals
 from chassis.revocations import Revocations
 
 ALGORITHM = "Ed25519"
@@ -129,8 +130,10 @@ class TokenVerifier:
         trust_domain: str,
         fetch_jwks: Callable[[], Awaitable[bytes]],
         revocations: Revocations | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.revocations = revocations or Revocations()
+        self._refusals = refusals or Refusals()
         self._trust_domain = trust_domain
         self._fetch_jwks = fetch_jwks
         self._keys: dict[str, OKPKey] = {}
@@ -152,7 +155,7 @@ class TokenVerifier:
             if claims.expires_at > time.time():
                 if self.revocations.covers(claims):
                     raise revoked()
-                _check_way(claims)
+                self._check_way(claims)
                 return claims
             self._verified.pop(token, None)
             raise _refused("TOKEN_EXPIRED", "The transaction token has expired.")
@@ -166,8 +169,21 @@ class TokenVerifier:
             self._verified.popitem(last=False)
         if self.revocations.covers(claims):
             raise revoked()
-        _check_way(claims)
+        self._check_way(claims)
         return claims
+
+    def _check_way(self, claims: Claims) -> None:
+        """See that a token was asked for by who calls, or came by a way on which tokens are passed on."""
+        asked_by = claims.requesting_workload.service  # of our trust domain, as the caller of every call let in
+        try:
+            caller = current_caller()
+        except LookupError:
+            pass  # nobody is known to have shown it
+        else:
+            if caller.service == asked_by or asked_by in _passed_on.get():
+                return
+            self._refusals.add(str(caller), current_method(), "TOKEN_OF_ANOTHER")
+        raise _refused("TOKEN_OF_ANOTHER", "The transaction token was given to another workload than the caller.")
 
     async def _verify_anew(self, token: str) -> Claims:
         key = await self._key(_key_id(token))
@@ -264,21 +280,6 @@ class TokenVerifier:
             self._fetched_at = time.monotonic()
         finally:
             self._fetching = None
-
-
-def _check_way(claims: Claims) -> None:
-    """See that a token was asked for by who calls, or came by a way on which tokens are passed on.
-
-    Raises:
-        Unauthenticated: Somebody has got hold of another workload's token, or nobody is known to have shown it.
-    """
-    asked_by = claims.requesting_workload.service  # of our trust domain, as the caller of every call that was let in
-    try:
-        if current_caller().service == asked_by or asked_by in _passed_on.get():
-            return
-    except LookupError:
-        pass
-    raise _refused("TOKEN_OF_ANOTHER", "The transaction token was given to another workload than the caller.")
 
 
 def _key_id(token: str) -> str:

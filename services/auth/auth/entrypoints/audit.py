@@ -2,7 +2,7 @@
 # ruff: noqa: N802, ARG002 - gRPC names the methods, and gives each a context
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -69,17 +69,35 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         """Keep what a service has refused."""
         if len(request.denials) > _MOST_DENIALS:
             raise InvalidFields([("denials", f"are more than {_MOST_DENIALS}")])
-        for denial in request.denials:
-            await self._audit.record(
-                events.CallsDenied(
-                    caller=denial.caller[:500],
-                    method=denial.method[:500],
-                    reason=denial.reason[:100],
-                    count=denial.count,
-                ),
-                of=NOBODY,
-            )
+        await keep_denials(self._audit, request.denials)
         return audit_pb2.ReportDenialsResponse()
+
+
+class Denial(Protocol):
+    """What was refused, on the wire or by ourselves."""
+
+    @property
+    def caller(self) -> str: ...  # noqa: D102
+    @property
+    def method(self) -> str: ...  # noqa: D102
+    @property
+    def reason(self) -> str: ...  # noqa: D102
+    @property
+    def count(self) -> int: ...  # noqa: D102
+
+
+async def keep_denials(audit: Audit, denials: Iterable[Denial]) -> None:
+    """Keep in the audit what a service has refused."""
+    for denial in denials:
+        await audit.record(
+            events.CallsDenied(
+                caller=denial.caller[:500],
+                method=denial.method[:500],
+                reason=denial.reason[:100],
+                count=denial.count,
+            ),
+            of=NOBODY,
+        )
 
 
 def _message(opened: Opened) -> audit_pb2.AuditEvent:

@@ -19,9 +19,18 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from chassis import policy as policies
 from chassis.caller import ADDRESS_KEY, AGENT_KEY, current_caller, set_caller, set_origin
 from chassis.deadlines import set_deadline
-from chassis.errors import STATUS_DETAILS_KEY, ErrorTable, InvalidRequest, PermissionDenied, Unavailable, status_of
+from chassis.errors import (
+    STATUS_DETAILS_KEY,
+    ErrorTable,
+    InvalidRequest,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    status_of,
+)
 from chassis.identity.denials import DenyList
 from chassis.policy import Person, Policy, Rule
+from chassis.refusals import REASONS, Refusals
 from chassis.revocations import Revocation
 from chassis.rpc.connections import Connections, address_of
 from chassis.rpc.peer import Peers
@@ -65,7 +74,9 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
         verifier: TokenVerifier,
         errors: ErrorTable,
         denials: DenyList | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
+        self._refusals = refusals or Refusals()
         self._trust_domain = trust_domain
         self._policy = policy
         self._verifier = verifier
@@ -104,7 +115,9 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
         for task in list(self._endless):
             task.cancel()
 
-    async def admit(self, context: Context, metadata: dict[str, Any], rule: Rule | None, *, streaming: bool) -> None:
+    async def admit(
+        self, context: Context, metadata: dict[str, Any], rule: Rule | None, *, method: str, streaming: bool
+    ) -> None:
         """Let a call pass, with its caller, deadline and person set for the rest of its task, or raise."""
         peer = self._peers.identify(context.auth_context())
         self.connections.entered(asyncio.current_task(), peer, address_of(context.peer()), streaming=streaming)
@@ -115,7 +128,7 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
             or not (caller.service in rule.callers or policies.ANY_WORKLOAD in rule.callers)
         ):
             raise PermissionDenied("The calling workload may not call this method.", reason="CALLER_NOT_ALLOWED")
-        set_caller(caller)
+        set_caller(caller, method)
         if ADDRESS_KEY in metadata or AGENT_KEY in metadata:
             set_origin(str(metadata.get(ADDRESS_KEY, "")), str(metadata.get(AGENT_KEY, "")))
         left: Any = context.time_remaining()  # None, whatever the stubs say, when there is no deadline
@@ -169,6 +182,11 @@ class ChassisInterceptor(grpc.aio.ServerInterceptor):
         if self._draining:
             return Unavailable("The service is shutting down.", reason="DRAINING", retry_after=0.1)
         return None
+
+    def refused(self, error: Exception, method: str, context: Context) -> None:
+        """Count an answer that no workload in order gets. Tokens are counted where they are verified."""
+        if isinstance(error, Unauthenticated | PermissionDenied) and error.reason in REASONS:
+            self._refusals.add(self._peers.name(context.auth_context()), method, error.reason)
 
     def problem(self, error: Exception) -> tuple[grpc.StatusCode, str, bytes]:
         """What a failed call answers: code, message, and the serialized `google.rpc.Status`."""
@@ -227,7 +245,9 @@ class _Call:
 
     async def admit(self) -> None:
         door = self._door
-        await door.interceptor.admit(self._context, self._metadata, door.rule, streaming=door.streaming)
+        await door.interceptor.admit(
+            self._context, self._metadata, door.rule, method=door.span_name, streaming=door.streaming
+        )
 
     async def fail(self, error: BaseException) -> None:
         """Answer an exception of the use case; returns when it must be raised as it is."""
@@ -250,6 +270,7 @@ class _Call:
             await self._context.abort(self._code, "The method is not implemented.")
         if self._span.is_recording():
             self._span.record_exception(error)
+        self._door.interceptor.refused(error, self._door.span_name, self._context)
         self._code, message, details = self._door.interceptor.problem(error)
         await self._context.abort(self._code, message, ((STATUS_DETAILS_KEY, details),))
 

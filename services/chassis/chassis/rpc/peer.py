@@ -41,6 +41,21 @@ class Peers:
         Raises:
             Unauthenticated: There is no certificate, it is not that of one workload, it has expired, or it is denied.
         """
+        peer = self._of(auth_context)
+        if peer.expires_at <= time.time():
+            raise expired()
+        if self._denials.denies(peer.spiffe_id, peer.serial):
+            raise denied()
+        return peer
+
+    def name(self, auth_context: Mapping[str, Iterable[bytes]]) -> str:
+        """The SPIFFE id of a caller, whether it is still believed or not; empty: it has none."""
+        try:
+            return str(self._of(auth_context).spiffe_id)
+        except Unauthenticated:
+            return ""
+
+    def _of(self, auth_context: Mapping[str, Iterable[bytes]]) -> Peer:
         certificate = next(iter(auth_context.get("x509_pem_cert", ())), None)
         if certificate is None:
             raise Unauthenticated("The caller has shown no certificate.", reason="CALLER_UNKNOWN")
@@ -50,10 +65,6 @@ class Peers:
             if len(self._by_certificate) >= _CACHE_SIZE:
                 self._by_certificate.clear()
             self._by_certificate[certificate] = peer
-        if peer.expires_at <= time.time():
-            raise expired()
-        if self._denials.denies(peer.spiffe_id, peer.serial):
-            raise denied()
         return peer
 
 

@@ -17,6 +17,7 @@ from chassis.errors import ErrorTable
 from chassis.identity.denials import DenyList
 from chassis.identity.source import Identity, IdentitySource
 from chassis.policy import CHASSIS_POLICY, HEALTH, REFLECTION, Policy, complete
+from chassis.refusals import Refusals
 from chassis.rpc import METADATA_BYTES
 from chassis.rpc.interceptor import ChassisInterceptor
 from chassis.settings import ServiceSettings
@@ -78,6 +79,7 @@ class RpcServer:
         errors: ErrorTable,
         verifier: TokenVerifier,
         denials: DenyList | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         """Bind the port that the settings name.
 
@@ -94,6 +96,7 @@ class RpcServer:
             verifier=verifier,
             errors=errors,
             denials=denials,
+            refusals=refusals,
         )
         self._server = grpc.aio.server(
             interceptors=(self._interceptor,),
