@@ -17,12 +17,15 @@ from almagest.auth.v1.privacy_pb2_grpc import PrivacyServiceStub
 from auth.adapters.places import EveryPlace
 from auth.application.forgetting import Forgetting
 from auth.application.people import create_person
-from auth.bootstrap import assembled, now
+from auth.bootstrap import assembled, heed, now
+from auth.domain.audit import NOBODY, Wanted
 from auth.domain.erasures import Store, Terms
 from auth.domain.people import Role, registration
+from chassis.caller import set_origin
 from chassis.errors import RemoteProblem
 from chassis.identity.files import FileIdentitySource
 from chassis.ids import uuid7
+from chassis.revocations import Revocations
 from chassis.rpc.channel import Channel
 from chassis.sealing.subjects import SubjectForgotten
 from joserfc import jwt
@@ -242,3 +245,43 @@ async def test_a_search_that_breaks_off_is_taken_up_again(fresh_databases, setti
         assert erasure.findings == 2
         assert erasure.certified_at == moment[0]
         assert repr(places.seen[0]) == "Terms(concealed)"
+
+
+async def test_another_replica_opens_nothing_of_a_forgotten_person_within_a_second(parts, settings, newcomer):
+    """It hears of the revocation, and does not wait until what it remembers of the key is old."""
+    user_id = UUID((await newcomer()).user_id)
+    async with assembled(settings) as other:
+        revocations = Revocations()
+        heed(revocations, other)
+        sealed = await other.subjects.seal(user_id, "address", b"192.0.2.7")
+        watching = asyncio.create_task(other.revocations.watch(revocations))
+        try:
+            await parts.erasures.forget(user_id, requested_by=user_id, block_email=False, now=now())
+
+            async def forgotten() -> bool:
+                try:
+                    await other.subjects.open(user_id, "address", sealed)
+                except SubjectForgotten:
+                    return True
+                return False
+
+            async with asyncio.timeout(4):  # a second by design; what is remembered would last five
+                await eventually(forgotten)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_an_address_that_leads_to_nobody_is_not_kept(service, parts, newcomer):
+    """Not even sealed: it may be a forgotten person's. Where the try came from is."""
+    user = await newcomer()
+    await parts.erasures.forget(UUID(user.user_id), requested_by=UUID(user.user_id), block_email=False, now=now())
+    set_origin("192.0.2.99", "a browser")
+    try:
+        with pytest.raises(RemoteProblem):
+            await service.gateway.LogIn(wire.LogInRequest(email=user.email, password="not the right password"))
+    finally:
+        set_origin("", "")
+    tried = await parts.audit.page(Wanted(subject_id=NOBODY, types=frozenset({"LogInFailed"}), limit=100))
+    assert {"address": "192.0.2.99", "user_agent": "a browser"} in [one.origin for one in tried]
+    assert not any("email" in one.origin for one in tried)

@@ -1,5 +1,6 @@
 """What is sealed opens with its key, in its place, unchanged, and in no other way."""
 
+import asyncio
 import base64
 import copy
 import os
@@ -203,6 +204,29 @@ async def test_a_remembered_key_is_forgotten_by_another_replica_in_seconds_or_at
     persons.now += 5.0
     with pytest.raises(SubjectForgotten):
         await other.open(grace, "f", of_grace)
+
+
+async def test_a_key_that_is_being_read_while_its_person_is_forgotten_is_not_remembered():
+    """What was read before says nothing of after, however late it arrives."""
+    persons, ada = Persons(), uuid7()
+    other = persons.replica()
+    sealed = await persons.sealer.seal(ada, "f", b"x")
+    found, find = asyncio.Event(), persons.keys.find
+
+    async def slowly(subject_id: UUID) -> WrappedKey | None:
+        key = await find(subject_id)
+        await found.wait()
+        return key
+
+    persons.keys.find = slowly
+    reading = asyncio.create_task(other.open(ada, "f", sealed))
+    await asyncio.sleep(0)
+    await persons.keys.destroy(ada)
+    other.invalidate(ada)
+    found.set()
+    assert await reading == b"x"
+    with pytest.raises(SubjectForgotten):
+        await other.open(ada, "f", sealed)
 
 
 async def test_two_replicas_that_make_a_key_at_once_use_one():

@@ -155,9 +155,10 @@ async def log_in(
     right = await passwords.verify(offered, found.password_hash if found is not None else None)
     if found is None or not right or found.user.disabled:
         why = "address" if found is None else "disabled" if right else "password"
-        await audit.record(
-            audit_pb2.LogInFailed(why=why), of=NOBODY if found is None else found.user.id, email=email[:_LONGEST_TRIED]
-        )
+        # An address that leads to nobody is not kept: it may be that of somebody who was forgotten, and whose key is
+        # gone, which it would have to be sealed under.
+        tried = {} if found is None else {"email": email[:_LONGEST_TRIED]}
+        await audit.record(audit_pb2.LogInFailed(why=why), of=NOBODY if found is None else found.user.id, **tried)
         raise InvalidCredentials
     await attempts.succeeded(attempt)
     if passwords.outdated(found.password_hash):

@@ -4,8 +4,9 @@ What is said about a person in events is sealed under that person's key. Forgett
 with their hashes, and say nothing any more about whom they are of. A key is created when it is first needed, once, and
 a destroyed one leaves a mark, so that none is ever created again for a forgotten person.
 
-Keys are remembered for a few seconds, which is as long as another replica may still open something after a person was
-forgotten; `invalidate` ends it at once.
+Keys are remembered for a few seconds. `invalidate` ends that at once: whoever has a cache calls it for each person of
+whom a revocation tells, so that another replica opens nothing a moment after a person was forgotten, and nothing after
+those few seconds if it does not hear.
 """
 
 import time
@@ -67,6 +68,7 @@ class SubjectSealer:
         self._remembered_seconds = remembered_seconds
         self._clock = clock
         self._remembered: dict[UUID, tuple[float, SealingKey]] = {}
+        self._invalidated = 0
 
     async def seal(self, subject_id: UUID, field: str, plaintext: bytes, aad: bytes = b"") -> bytes:
         """Encrypt a field under the key of the person whom it is about.
@@ -103,13 +105,15 @@ class SubjectSealer:
     def invalidate(self, subject_id: UUID) -> None:
         """Do not use the remembered key of a person: they were forgotten elsewhere."""
         self._remembered.pop(subject_id, None)
+        # Also what is just being read: it may be from before.
+        self._invalidated += 1
 
     async def _key(self, subject_id: UUID, *, create: bool) -> SealingKey:
         remembered = self._remembered.get(subject_id)
         if remembered is not None and self._clock() - remembered[0] < self._remembered_seconds:
             return remembered[1]
-        self.invalidate(subject_id)
-        asked_at = self._clock()
+        self._remembered.pop(subject_id, None)
+        asked_at, invalidated = self._clock(), self._invalidated
         stored = await self._keys.find(subject_id)
         if stored is None:
             if not create:
@@ -121,9 +125,10 @@ class SubjectSealer:
             raise SubjectForgotten
         revealed = await self._wrapping.unwrap(stored.wrapped, context=wrapping_context(subject_id))
         key = SealingKey(revealed, key_id=stored.key_id)
-        while len(self._remembered) >= _LARGEST_CACHE:
-            del self._remembered[next(iter(self._remembered))]
-        self._remembered[subject_id] = (asked_at, key)
+        if invalidated == self._invalidated:
+            while len(self._remembered) >= _LARGEST_CACHE:
+                del self._remembered[next(iter(self._remembered))]
+            self._remembered[subject_id] = (asked_at, key)
         return key
 
 
