@@ -127,9 +127,16 @@ class LogFake:
         self.subscriptions: list[tuple[int, int]] = []
         self.faults: list[int] = []
         """Each subscription takes one, and breaks after so many events."""
+        self.fault: Callable[[], Exception] = lambda: ConnectionError("the log went away")
+        """How it breaks."""
+        self._cuts = 0
         self._revisions: dict[str, int] = {}
         self._appended = asyncio.Event()
         self._clock = itertools.count(int(time.time()) * 1_000_000 - 3_600_000_000, 1_500)
+
+    def cut(self) -> None:
+        """Break the subscriptions that wait for more."""
+        self._cuts += 1
 
     def append(self, product_id: str, *messages: Message, **metadata: Any) -> event_pb2.ConsistencyToken:
         """Append to a product's stream; answers where the last event stands."""
@@ -177,12 +184,13 @@ class LogFake:
         # A test may call one shard by many numbers, each with a checkpoint of its own.
         log = self.shards[event_shard % len(self.shards)]
         left = self.faults.pop() if self.faults else None
+        cuts = self._cuts
         position = after
         while True:
             appended = self._appended
             piece = log[position : position + self.message_events]
             if left is not None and left <= len(piece):
-                raise ConnectionError("the log went away")
+                raise self.fault()
             position += len(piece)
             kept = [event for event in piece if any(first <= event.bucket <= last for first, last in buckets)]
             if left is not None:
@@ -198,6 +206,8 @@ class LogFake:
                         await appended.wait()
                 except TimeoutError:
                     pass
+            if self._cuts != cuts:
+                raise self.fault()
 
     async def backwards(
         self, stream: str, *, from_revision: int | None

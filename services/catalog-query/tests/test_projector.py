@@ -14,6 +14,7 @@ import asyncpg
 import orjson
 import pytest
 from almagest.catalog.events.v1 import product_events_pb2 as events
+from almagest.rpc.v1 import problem_pb2
 from catalog_query.adapters.postgres import ReadModelShard, Write
 from catalog_query.adapters.products import ProductTable
 from catalog_query.domain import folding
@@ -24,9 +25,11 @@ from catalog_query.projections.ports import Pace, Work
 from catalog_query.projections.product import ProductApplier, row
 from catalog_query.projections.projector import Projector
 from chassis.database.pool import Database
+from chassis.errors import ConnectionRenewed, RemoteProblem
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 EVERYTHING = ((0, 1023),)
 QUICK = Pace(heartbeat=0.05, lease=0.4, persist_idle=0.05, watch=0.02, first_pause=0.02, longest_pause=0.1)
@@ -426,6 +429,58 @@ async def test_the_log_may_go_away_and_come_back(read_model, log_fake, build, ev
         await eventually(lambda: caught_up(read_model[0], log))
     assert len(log.subscriptions) > 1
     assert await stored(read_model[0], expected(log)) == expected(log)
+
+
+def renewed() -> Exception:
+    return ConnectionRenewed(problem_pb2.Problem(code=14, reason="UNAVAILABLE", message="renewed"))
+
+
+def moved() -> Exception:
+    return RemoteProblem(problem_pb2.Problem(code=14, reason="BUCKET_MOVED", message="moved"))
+
+
+def broken() -> Exception:
+    return RuntimeError("a defect")
+
+
+@pytest.mark.parametrize(
+    ("fault", "patience", "told"),
+    [(renewed, 5.0, set()), (moved, 5.0, set()), (moved, 0.0, {"RemoteProblem"}), (broken, 5.0, {"RuntimeError"})],
+)
+async def test_what_is_planned_is_no_error_and_a_standstill_is(
+    read_model, log_fake, build, eventually, fault, patience, told
+):
+    """A subscription ends with its connection or as buckets move, and is begun anew; if that goes on, or if it is a
+    defect of ours, an operator is told.
+    """
+    log = log_fake(1, message_events=10)
+    fill(log, build)
+    log.fault, log.faults = fault, [1, 1, 45]
+    with capture_logs() as lines:
+        async with projecting(projector(log, read_model[0], pace=replace(QUICK, patience=patience))):
+            await eventually(lambda: caught_up(read_model[0], log))
+    assert {line["problem"] for line in lines if line["log_level"] == "error"} == told
+    assert len(log.subscriptions) == 4
+
+
+async def test_a_subscription_that_is_renewed_while_nothing_happens_is_not_waited_for_longer_each_time(
+    read_model, log_fake, build, eventually
+):
+    """Pauses grow while nothing works, and not while there is nothing to do."""
+    log = log_fake(1)
+    fill(log, build)
+    log.fault = renewed
+    one = projector(log, read_model[0], pace=replace(QUICK, first_pause=0.02, longest_pause=60.0))
+    async with projecting(one):
+        await eventually(lambda: caught_up(read_model[0], log))
+        for _ in range(12):
+            before = len(log.subscriptions)
+            log.cut()
+            await eventually(lambda before=before: resumed(log, one, before))
+
+
+async def resumed(log: Any, one: Projector, before: int) -> bool:
+    return len(log.subscriptions) > before and one.state.running
 
 
 @pytest.mark.parametrize("poison", ["unknown type", "unreadable", "gap", "refused by the database", "breaks the fold"])

@@ -185,6 +185,13 @@ def is_planned(error: BaseException) -> bool:
     )
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether somebody else, a service or a database, cannot be reached at the moment."""
+    return isinstance(error, Unavailable) or (
+        isinstance(error, RemoteProblem) and error.code is grpc.StatusCode.UNAVAILABLE
+    )
+
+
 @dataclass(frozen=True)
 class ErrorRow(Generic[E_contra]):
     """How one class of exceptions, and its subclasses without a row of their own, are answered.

@@ -82,6 +82,8 @@ class Pace:
     """
     first_pause: float = 0.2
     longest_pause: float = 15.0
+    patience: float = 5.0
+    """For how long the log or the database may be away before that is an error."""
 
 
 @dataclass(frozen=True, slots=True)

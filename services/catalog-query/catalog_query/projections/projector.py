@@ -22,6 +22,7 @@ from typing import Final
 
 import structlog
 from almagest.eventstore.v1 import event_pb2, event_store_pb2
+from chassis.errors import is_away, is_planned
 from chassis.telemetry.tracing import link_to, tracer
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
@@ -76,6 +77,7 @@ class Projector:
         self._persisted = 0
         self._reached = 0
         self._persisted_at = 0.0
+        self._well_at = time.monotonic()
         self._metrics = metrics.ProjectorMetrics(work.target, work.event_shard, work.read_shard)
 
     async def run(self) -> None:
@@ -83,7 +85,7 @@ class Projector:
         pause = self._pace.first_pause
         try:
             while True:
-                began = self._persisted
+                began = time.monotonic()
                 try:
                     await self._follow()
                 except Exception as error:  # noqa: BLE001 - it is told, and tried again from the checkpoint
@@ -91,7 +93,7 @@ class Projector:
                 self._applier.forget()
                 self.state.running = False
                 self._metrics.show(self.state)
-                pause = self._pace.first_pause if self._persisted > began else min(pause * 2, self._pace.longest_pause)
+                pause = self._pace.first_pause if self._well_at > began else min(pause * 2, self._pace.longest_pause)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - to not try again all at once
         finally:
             self.state.running = False
@@ -118,10 +120,16 @@ class Projector:
             "read_shard": self.work.read_shard,
             "checkpoint": self._persisted,
         }
-        self._metrics.failed(error)
         if isinstance(error, CheckpointMoved):
+            self._metrics.failed(error)
             _logger.info("another projector goes on", **where)
             return
+        silent = time.monotonic() - self._well_at
+        if _is_interruption(error) and silent < self._pace.patience:
+            # Connections are renewed, services and databases replaced, buckets moved: that is daily work.
+            _logger.info("the projection begins anew where it is", problem=str(error) or type(error).__name__, **where)
+            return
+        self._metrics.failed(error)
         # The texts of our own errors name places in the log; others may hold anything, and are only written to our log.
         self.state.error = str(error) if isinstance(error, CatalogQueryError) else type(error).__name__
         _logger.error("the projection stands still", problem=self.state.error, **where, exc_info=error)
@@ -163,6 +171,7 @@ class Projector:
             if lease is not None:
                 return lease
             self.state.error = ""
+            self._well_at = time.monotonic()
             until = time.monotonic() + self._pace.lease / 3
             while time.monotonic() < until:
                 progress = await self._read_model.progress(self.work.target)
@@ -212,7 +221,7 @@ class Projector:
         events = [event for message in batch for event in message.events]
         reached = batch[-1].checkpoint.position
         if reached < self._reached or (events and events[0].position <= self._reached):
-            raise SubscriptionEnded(f"the log went back to {reached}, before {self._reached}")
+            raise LogWentBack(f"the log went back to {reached}, before {self._reached}")
         self.state.head = max(batch[-1].head.position, reached)
         self.state.running = True
         if events:
@@ -221,6 +230,7 @@ class Projector:
         else:
             await self._idle(reached)
         self.state.error = ""
+        self._well_at = time.monotonic()
         self._reached = reached
         self._advance(reached)
 
@@ -339,6 +349,15 @@ class Projector:
 
 class SubscriptionEnded(CatalogQueryError):
     """The log does not go on from where we are, for now."""
+
+
+class LogWentBack(CatalogQueryError):
+    """The log tells of what it had told before, or of less."""
+
+
+def _is_interruption(error: Exception) -> bool:
+    """Whether it says no more than that the log or the database is not there at the moment."""
+    return isinstance(error, SubscriptionEnded) or is_planned(error) or is_away(error)
 
 
 def sampled(events: Sequence[event_pb2.RecordedEvent]) -> Sequence[Link]:
