@@ -148,9 +148,13 @@ class ExternalRedis(_External):
         """Start the server."""
         data = accounts.make_directory(self.home / "data", account=self.account)
         self.administrator = secrets.token_hex(16)
+        # For who is at the machine, by no certificate: one that has expired could not be replaced otherwise.
+        self.socket = Path(f"/tmp/almagest-redis-{self.port}.sock")  # noqa: S108 - names of sockets must be short
         configuration = f"""
 bind 127.0.0.1
 port 0
+unixsocket {self.socket}
+unixsocketperm 700
 tls-port {self.port}
 tls-cert-file {self.home / "tls.crt"}
 tls-key-file {self.home / "tls.key"}

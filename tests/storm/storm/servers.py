@@ -78,20 +78,9 @@ class Servers:
         return certificate, key, trusted
 
     async def _reload_redis(self) -> None:
-        shown = self._authority.identity("operator")
         home = self.redis.home
         client = redis.asyncio.Redis(
-            host="localhost",
-            port=self.redis.port,
-            username="administrator",
-            password=self.redis.administrator,
-            ssl=True,
-            # Whoever tells a server of its new certificate must put up with the one that it still shows: it may have
-            # expired when we are late, and the machine is our own.
-            ssl_cert_reqs="none",
-            ssl_check_hostname=False,
-            ssl_certfile=str(shown / "tls.crt"),
-            ssl_keyfile=str(shown / "tls.key"),
+            unix_socket_path=str(self.redis.socket), username="administrator", password=self.redis.administrator
         )
         files = {"tls-cert-file": "tls.crt", "tls-key-file": "tls.key", "tls-ca-cert-file": "clients.crt"}
         words = [word for setting, name in files.items() for word in (setting, str(home / name))]
