@@ -87,7 +87,7 @@ class Container:
         read_only: bool = True,
     ) -> None:
         self._engine = engine
-        words = ["--network=host", "--tmpfs=/tmp:rw,mode=1777,size=64m"]
+        words = ["--no-healthcheck", "--network=host", "--tmpfs=/tmp:rw,mode=1777,size=64m"]
         words += ["--read-only", "--read-only-tmpfs=false"] if read_only else []
         words += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=65532:65532", "--pids-limit=512"]
         words += [f"--env={name}={value}" for name, value in environment.items()]

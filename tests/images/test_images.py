@@ -37,7 +37,9 @@ def service(request: pytest.FixtureRequest) -> str:
 
 
 def seen(engine: Engine, image: str) -> dict[str, object]:
-    return json.loads(engine("run", "--rm", "--network=none", "--entrypoint=python", image, "-c", LOOK))
+    return json.loads(
+        engine("run", "--rm", "--no-healthcheck", "--network=none", "--entrypoint=python", image, "-c", LOOK)
+    )
 
 
 def test_it_says_what_it_is_and_how_it_runs(engine: Engine, images: Mapping[str, str], service: str) -> None:
