@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from almagest.auth.v1 import (
@@ -22,6 +23,20 @@ from almagest.auth.v1 import (
     privacy_pb2_grpc,
 )
 from almagest.eventstore.v1 import event_store_pb2_grpc
+from chassis.database.engine import create_engine
+from chassis.database.pool import Database
+from chassis.identity.spiffe import SpiffeId
+from chassis.ids import uuid7
+from chassis.payloads import Suite
+from chassis.process import Assembly, Chassis, Task
+from chassis.redis import connect
+from chassis.refusals import tell
+from chassis.revocations import Revocation, Revocations, Revoked
+from chassis.sealing.columns import seal_with
+from chassis.sealing.subjects import SubjectSealer
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from auth.adapters.access_keys import PostgresAccessKeys
 from auth.adapters.argon2 import Argon2Passwords
 from auth.adapters.audit import PostgresAudit
@@ -49,7 +64,7 @@ from auth.application.sessions import Terms
 from auth.domain import access_keys as access_key_rules
 from auth.domain.sessions import SECRET_BYTES
 from auth.entrypoints.access_keys import AccessKeyServicer
-from auth.entrypoints.audit import AuditServicer
+from auth.entrypoints.audit import AuditServicer, keep_denials
 from auth.entrypoints.errors import ERRORS
 from auth.entrypoints.payload_keys import PayloadKeyServicer, keep_renewing
 from auth.entrypoints.people import PeopleServicer
@@ -58,18 +73,6 @@ from auth.entrypoints.privacy import PrivacyServicer
 from auth.entrypoints.revocations import RevocationNews
 from auth.entrypoints.servicer import AuthServicer, Ports
 from auth.settings import Settings
-from chassis.database.engine import create_engine
-from chassis.database.pool import Database
-from chassis.identity.spiffe import SpiffeId
-from chassis.ids import uuid7
-from chassis.payloads import Suite
-from chassis.process import Assembly, Chassis, Task
-from chassis.redis import connect
-from chassis.revocations import Revocation, Revocations, Revoked
-from chassis.sealing.columns import seal_with
-from chassis.sealing.subjects import SubjectSealer
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 _SERVICE = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
 _PEOPLE = people_pb2.DESCRIPTOR.services_by_name["PeopleService"].full_name
@@ -333,6 +336,7 @@ async def bootstrap(settings: Settings, chassis: Chassis[Settings]) -> AsyncGene
             rotate=lambda keys: rotation.run(Keys(keys)),
         )
         tasks: list[Task] = [watch_keys, watch_data_keys, watch_revocations, renew_payload_keys, search_for_traces]
+        tasks.append(partial(tell, chassis.refusals, partial(keep_denials, parts.audit)))
         if settings.event_store_target is not None:
             log = event_store_pb2_grpc.EventStoreServiceStub(chassis.channel("event-store"))
             tasks.append(parts.relay(log).run)
