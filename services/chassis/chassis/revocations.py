@@ -150,7 +150,7 @@ async def told(revocations: Revocations) -> AsyncGenerator[list[Revocation]]:
 
 async def watch(revocations: Revocations, subscribe: Callable[[], AsyncIterable[Any]]) -> None:
     """Hear what auth revokes, for ever. `subscribe` calls its `WatchRevocations`."""
-    pause = _FIRST_PAUSE
+    pause, heard, told_of_silence = _FIRST_PAUSE, time.monotonic(), False
     while True:
         try:
             # Leaving the generator ends the call.
@@ -160,13 +160,17 @@ async def watch(revocations: Revocations, subscribe: Callable[[], AsyncIterable[
                         message = await anext(messages, None)
                     if message is None:
                         break
-                    pause = _FIRST_PAUSE
+                    pause, heard, told_of_silence = _FIRST_PAUSE, time.monotonic(), False
                     for revocation in _read(message.revocations):
                         revocations.add(revocation)
         except (RemoteProblem, ChassisError, TimeoutError) as error:
-            # Streams end with their connection, which is as old as a certificate may be: that alone is no news.
-            log = _logger.debug if pause == _FIRST_PAUSE else _logger.warning
-            log("revocations are not heard at the moment", problem=str(error) or type(error).__name__)
+            # Streams end with their connection, which is as old as a certificate may be, and services start before auth
+            # does: that alone is no news. A silence that lasts is, once.
+            silence = time.monotonic() - heard
+            news = silence > SILENCE_SECONDS and not told_of_silence
+            log = _logger.warning if news else _logger.debug
+            log("revocations are not heard", seconds=round(silence, 1), problem=str(error) or type(error).__name__)
+            told_of_silence = told_of_silence or news
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -38,6 +38,7 @@ class FileIdentitySource(PresentIdentity):
         self._trust_domain = trust_domain
         self._service = service
         self._seen = self._signature()
+        self._refused: _Signature | None = None
         super().__init__(self._read())
 
     async def watch(self, interval: float = 1.0) -> None:
@@ -54,9 +55,12 @@ class FileIdentitySource(PresentIdentity):
         try:
             identity = self._read()
         except InvalidIdentity as error:
-            # The signature is not remembered: a half-written set is looked at again until it is whole.
-            refusals.inc()
-            _logger.warning("changed identity files are not used", problem=str(error))
+            # The signature is not taken for seen: a half-written set is looked at again until it is whole. One that is
+            # still the same at the next look is not just being written.
+            if signature == self._refused:
+                refusals.inc()
+                _logger.warning("changed identity files are not used", problem=str(error))
+            self._refused = signature
             return False
         self._seen = signature
         return self.take(identity)
