@@ -32,6 +32,8 @@ _LEFT_OUT = {
     "ALMAGEST_TRACE_DIRECTORY",
     "ALMAGEST_SEARCH_DIRECTORIES",
     "ALMAGEST_ARCHIVE_DIRECTORY",
+    # For these tests.
+    "ALMAGEST_IMAGES",
 }
 
 
@@ -96,19 +98,19 @@ class Contained:
         return copy
 
     def to_end(self, name: str, *command: str, as_owner: bool = False) -> str:
-        """Run a command of a service's image to its end, and answer what it said.
+        """Run a command of a service's image to its end, and answer what it printed.
 
         Raises:
             RuntimeError: it failed.
         """
         container = self.run(name, *command, as_owner=as_owner)
         try:
-            code, said = container.wait(), container.log
+            code, printed, said = container.wait(), container.printed, container.log
         finally:
             container.remove()
         if code != 0:
             raise RuntimeError(f"{name} {' '.join(command)} ended with {code}:\n{said}")
-        return said
+        return printed
 
     def await_ready(self, name: str) -> None:
         """Wait until a service says that it is.

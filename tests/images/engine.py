@@ -95,12 +95,19 @@ class Container:
         self.name = engine("run", "--detach", *words, image, *command)
 
     @property
+    def printed(self) -> str:
+        """What it has printed."""
+        return self._logs().stdout
+
+    @property
     def log(self) -> str:
         """What it has said, on either stream."""
-        done = subprocess.run(
-            ["podman", "logs", self.name], env=self._engine.environment, capture_output=True, text=True, check=False
-        )
-        return done.stdout + done.stderr
+        logs = self._logs()
+        return logs.stdout + logs.stderr
+
+    def _logs(self) -> "subprocess.CompletedProcess[str]":
+        command = ["podman", "logs", self.name]
+        return subprocess.run(command, env=self._engine.environment, capture_output=True, text=True, check=False)
 
     @property
     def running(self) -> bool:
