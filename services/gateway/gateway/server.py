@@ -156,9 +156,9 @@ class Replaceable:
 
 
 async def _granian(application: Application, settings: Settings, stop: asyncio.Event) -> None:
+    from granian import net  # noqa: PLC0415
     from granian.constants import HTTPModes, Interfaces, SSLProtocols  # noqa: PLC0415 - only the server chosen is loaded
     from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
-    from granian.net import SocketHolder  # noqa: PLC0415
     from granian.server.embed import Server  # noqa: PLC0415
 
     host, port = address(settings)
@@ -178,7 +178,7 @@ async def _granian(application: Application, settings: Settings, stop: asyncio.E
 
         def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:
             # The worker closes it.
-            self._shd: Any = cast("Any", SocketHolder)(entrance.open(), False, _BACKLOG)
+            self._shd: Any = cast("Any", net).SocketHolder(entrance.open(), False, _BACKLOG)
             own = Replaceable(callback_loader)
             worker: Any = super()._spawn_worker(idx, target, own)
             worker.application = own
@@ -192,7 +192,7 @@ async def _granian(application: Application, settings: Settings, stop: asyncio.E
             delay: float = 0,  # noqa: ARG002 - of seconds in which an old certificate would still be shown
         ) -> None:
             for number in workers:
-                old = self.wrks.pop(number)
+                old: Any = self.wrks.pop(number)
                 new = self._spawn_worker(idx=number, target=spawn_target, callback_loader=target_loader)
                 new.start()
                 self.wrks.insert(number, new)
