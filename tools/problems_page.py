@@ -41,8 +41,8 @@ _NO_REASONS = re.compile(
     r"(?:ALMAGEST|OTEL|GRPC|SPIFFE)_.*|SO_.*|TOO_LARGE|NOT_SERVING"
     r"|CERTIFICATE_VERIFY|KEY_VALUES_MISMATCH|NO_CERTIFICATE_OR_CRL_FOUND|NO_START_LINE"
 )
-"""Other names in capitals: environment variables, options of sockets, the end of several reasons, gRPC's word for health, and what OpenSSL
-calls its errors.
+"""Other names in capitals: environment variables, options of sockets, the end of several reasons, gRPC's word for
+health, and what OpenSSL calls its errors.
 """
 _CLASSES: Mapping[str, type[ChassisError]] = {
     name: value
