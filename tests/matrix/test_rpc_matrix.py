@@ -15,6 +15,7 @@ import pkgutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 
 import almagest
 import grpc
@@ -234,6 +235,27 @@ async def _chassis_call(callers: Callers, workload: str, condition: str, server:
     file = (health_pb2 if "Health" in service else reflection_pb2).DESCRIPTOR
     method = file.services_by_name[service.rpartition(".")[2]].methods_by_name[name]
     return await call(callers.channel(workload, condition, server), path, method)
+
+
+async def test_what_is_refused_stands_in_the_audit(callers: Callers, tokens: Tokens, door: Door) -> None:
+    """Who called what they may not, or showed another's token: told by who refused it, auth included."""
+    began = datetime.now(UTC)
+    domain, stolen = "spiffe://almagest.internal", await tokens.of("admin", "worker")
+    create, get = "almagest.auth.v1.AuthService/CreateUser", "almagest.jobs.v1.JobsService/GetJob"
+    await call(callers.channel("operator", VALID, "auth"), f"/{create}", METHODS[f"/{create}"])
+    await call(callers.channel("gateway", VALID, "worker"), f"/{get}", METHODS[f"/{get}"], token=stolen)
+    wanted = {
+        (f"{domain}/operator", create, "CALLER_NOT_ALLOWED", None),
+        (f"{domain}/gateway", get, "TOKEN_OF_ANOTHER", f"{domain}/worker"),
+    }
+    asked = {"type": "CallsDenied", "since": began.isoformat(), "page_size": 500}
+    async with asyncio.timeout(30):
+        while wanted:
+            answer = await asyncio.to_thread(door.call, "GET", "/v1/audit", params=asked)
+            for one in answer.json()["items"]:
+                told = one["details"]
+                wanted.discard((told["caller"], told["method"], told["reason"], one["workload"]))
+            await asyncio.sleep(0.2)
 
 
 @pytest.mark.parametrize("server", SERVERS)
