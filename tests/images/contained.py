@@ -112,6 +112,10 @@ class Contained:
             raise RuntimeError(f"{name} {' '.join(command)} ended with {code}:\n{said}")
         return printed
 
+    def remove(self, name: str) -> None:
+        """End the container that is a service now, which may be another than at first."""
+        self.containers[name].remove()
+
     def await_ready(self, name: str) -> None:
         """Wait until a service says that it is.
 
@@ -164,7 +168,7 @@ def _start(system: Contained, stack: ExitStack, migrating: Sequence[str]) -> Non
             system.to_end(name, "migrate", as_owner=True)
     for row in SERVICES:
         system.containers[row.name] = system.run(row.name)
-        stack.callback(system.containers[row.name].remove)
+        stack.callback(system.remove, row.name)
     said = system.to_end(AUTH, "create-admin", "--email", ADMIN_EMAIL)
     local = system._local
     system.reached = Reached(
