@@ -35,13 +35,11 @@ def problem(words: list[str]) -> str | None:
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         return None if words[1] in targets else f"no make target {words[1]}"
     if words[0] == "python":
-        package = next(iter(ROOT.glob(f"services/*/{words[2]}/__main__.py")), None)
+        module = words[2].replace(".", "/")
+        package = next(iter(ROOT.glob(f"services/*/{module}/__main__.py")), None)
         if package is None:
-            return (
-                f"no service {words[2]}"
-                if not words[2].startswith("<") and words[2] not in {"chaos", "power"}
-                else None
-            )
+            others = [*ROOT.glob(f"services/*/{module}.py"), *ROOT.glob(f"tests/*/{module}/__main__.py")]
+            return None if words[2].startswith("<") or others else f"no service {words[2]}"
         known = {"migrate", "serve", *re.findall(r'"([a-z-]+)":', package.read_text(encoding="utf-8"))}
         return None if len(words) < 4 or words[3] in known else f"no command {words[3]} of {words[2]}"
     return _problem_of_ours(words[1:])

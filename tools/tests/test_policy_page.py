@@ -40,7 +40,7 @@ def test_a_row_says_who_may_call_for_whom(tool: ModuleType) -> None:
     row = next(line for line in tool.page({"auth": {"/x.Y/Z": rule}}).splitlines() if line.startswith("| Z |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1:8] == ["", "", "", "", "", "yes", ""]
-    assert cells[8:] == ["required", "`a:read`, `b:read`"]
+    assert cells[8:] == ["required", "`a:read`, `b:read`", "the caller"]
     assert "| Check | yes | yes | yes | yes | yes | yes | yes | none |" in tool.page({})
 
 

@@ -337,7 +337,7 @@ class TestExchange:
         good = base_of(key.key_id)
         for base, signature in (
             (good, other.signs(good)),
-            (good, key.signs(good)[:-1] + b"\0"),
+            (good, key.signs(good)[:-1] + b"\xff"),
             (good.replace(b"GET", b"PUT"), key.signs(good)),
             (good, b""),
             *(

@@ -195,5 +195,6 @@ Cursor = Annotated[
     ),
 ]
 Revision = Annotated[
-    int, Field(ge=0, description="Grows with each change; the entity tag is made of it.", examples=[3])
+    int,
+    Field(ge=0, le=(1 << 63) - 1, description="Grows with each change; the entity tag is made of it.", examples=[3]),
 ]

@@ -56,7 +56,7 @@ Accept = Annotated[str, Header(include_in_schema=False)]
         200: {
             **success("The changes, each an event `change`, as they come", CatalogChange),
             "content": {
-                "text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE},
+                "text/event-stream": {"schema": {"description": "Server-sent events."}, "example": _EXAMPLE},
                 NDJSON: {"schema": {"type": "string", "description": "One `CatalogChange` a line."}},
             },
         },
