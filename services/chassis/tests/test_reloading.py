@@ -30,8 +30,9 @@ def sources(tmp_path: Path) -> Path:
 def served(sources: Path) -> Iterator["subprocess.Popen[str]"]:
     process = begun(sources, "serve")
     yield process
-    process.kill()
-    process.communicate()
+    # Killed it would leave what it has begun, which holds the pipe.
+    process.terminate()
+    process.communicate(timeout=20)
 
 
 def begun(sources: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -90,4 +91,12 @@ def test_anything_but_serving_runs_as_it_is(sources: Path) -> None:
 def children(process: "subprocess.Popen[str]") -> list[str]:
     """Whom it has begun and who has not ended."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [pid for pid in found if "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()]
+    return [pid for pid in found if lives(pid)]
+
+
+def lives(pid: str) -> bool:
+    """Whether a process is there that has not ended."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

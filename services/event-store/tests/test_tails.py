@@ -169,6 +169,8 @@ async def test_a_subscription_outlives_a_database_that_ends_all_sessions(databas
         name = await admin.fetchval("SELECT current_database()")
         others = await asyncpg.connect(databases.admin[1])
         second = followed(store.query)
+        # One that only begins while the shard is away is refused.
+        await second.until(lambda f: f.seen)
         await others.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         try:
             await others.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)

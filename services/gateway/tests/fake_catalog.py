@@ -227,7 +227,7 @@ class Catalog(CatalogCommand, CatalogQuery):
     def _page(
         self, request: query_pb2.ListProductsRequest | query_pb2.SearchProductsRequest
     ) -> tuple[list[bytes], str]:
-        if request.page_token and not request.page_token.isdigit():
+        if request.page_token and not request.page_token.isdecimal():
             raise violation(grpc.StatusCode.INVALID_ARGUMENT, "BAD_PAGE_TOKEN", "page_token", "is for another question")
         if request.filter.price_from and not request.filter.currency:
             raise violation(

@@ -113,7 +113,7 @@ class Method:
         if problem.reason == "CALLER_EXPIRED":
             return True
         never_left = problem.code is grpc.StatusCode.UNAVAILABLE and problem.detail.startswith(_NEVER_LEFT)
-        return never_left and self._channel.rotated and _NOBODY not in problem.detail
+        return never_left and self._channel.renewing and _NOBODY not in problem.detail
 
 
 def _finish(span: Span, code: grpc.StatusCode) -> None:

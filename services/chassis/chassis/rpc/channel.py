@@ -117,7 +117,7 @@ class Channel(grpc.aio.Channel):
         self._retiring: set[Connection] = set()
         self._closed = False
         self.rotated = False
-        """Whether certificates change while we look."""
+        """Whether our certificate has changed since the channel was made."""
         self.service = service
         self.retryable = retryable
         self.default_timeout = default_timeout
@@ -141,6 +141,11 @@ class Channel(grpc.aio.Channel):
         if not self._believed:
             raise Unavailable(f"The service {self.service} is denied.", reason="SERVICE_DENIED")
         return self._connection
+
+    @property
+    def renewing(self) -> bool:
+        """Whether certificates change while we look, or must, since ours has expired."""
+        return self.rotated or self._connection.identity.not_after.timestamp() <= time.time()
 
     def _open(self, identity: Identity) -> Connection:
         return Connection(self._target, identity, self._options)
