@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-_EXAMPLES = 10
+_EXAMPLES = 6
 _SETTINGS: dict[str, Any] = {
     "deadline": None,
     "derandomize": True,

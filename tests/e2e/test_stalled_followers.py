@@ -16,9 +16,9 @@ STALLED = 8
 
 
 def test_clients_that_take_nothing_cost_the_gateway_nothing(mortal: tuple[RunningSystem, Door]) -> None:
-    """Eight of them stand still before forty megabytes each."""
+    """Eight of them stand still before twenty megabytes each."""
     system, door = mortal
-    rows = [car(f"heavy-{number}", text="x" * 9_500) for number in range(4_000)]
+    rows = [car(f"heavy-{number}", text="x" * 9_500) for number in range(2_000)]
     for start in range(0, len(rows), 800):
         job = door.await_end(door.submit_import(rows[start : start + 800])["job_id"])
         assert job["state"] == "succeeded"
@@ -42,7 +42,7 @@ def test_clients_that_take_nothing_cost_the_gateway_nothing(mortal: tuple[Runnin
             client.close()
     # Nothing is lost to one who does take it, beginning anew.
     found = revisions(recorded(door, category="feed/cars"))
-    assert all(found[f"heavy-{number}"] == [0] for number in range(4_000))
+    assert all(found[f"heavy-{number}"] == [0] for number in range(2_000))
 
 
 def settled(process: psutil.Process) -> int:

@@ -32,20 +32,31 @@ class Databases(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-async def databases(postgres: Postgres) -> Databases:
-    """Two migrated shards, shared by the tests: each makes people of its own."""
-    owner = tuple(postgres.create_database("auth") for _ in range(2))
-    await upgrade("auth.migrations", owner, "auth")
+async def migrated(postgres: Postgres) -> str:
+    """A database that is only copied."""
+    database = postgres.create_database("auth")
+    await upgrade("auth.migrations", [database], "auth")
+    return database
+
+
+def copies(postgres: Postgres, migrated: str) -> Databases:
+    """Two migrated shards."""
+    owner = tuple(postgres.copy_database(migrated, "auth") for _ in range(2))
     return Databases(owner, tuple(postgres.service_dsn(dsn, "auth") for dsn in owner))
 
 
+@pytest.fixture(scope="session")
+async def databases(postgres: Postgres, migrated: str) -> Databases:
+    """Two migrated shards, shared by the tests: each makes people of its own."""
+    return copies(postgres, migrated)
+
+
 @pytest.fixture
-async def fresh_databases(postgres: Postgres) -> AsyncIterator[Databases]:
+async def fresh_databases(postgres: Postgres, migrated: str) -> AsyncIterator[Databases]:
     """Two migrated shards for one test."""
-    owner = tuple(postgres.create_database("auth") for _ in range(2))
-    await upgrade("auth.migrations", owner, "auth")
-    yield Databases(owner, tuple(postgres.service_dsn(dsn, "auth") for dsn in owner))
-    for dsn in owner:
+    made = copies(postgres, migrated)
+    yield made
+    for dsn in made.owner:
         postgres.drop_database(dsn)
 
 
