@@ -37,6 +37,8 @@ def set_origin(address: str, agent: str) -> None:
 
 def _printable(text: str) -> str:
     """What may stand in metadata."""
+    if text.isascii() and text.isprintable():
+        return text[:_LONGEST]
     return "".join(character for character in text[:_LONGEST] if " " <= character <= "~")
 
 

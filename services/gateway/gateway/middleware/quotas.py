@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from math import ceil
 from typing import Final
@@ -97,10 +98,15 @@ def address_of(peer: str, forwarded: Sequence[str], limits: Limits) -> str:
         if not _is_trusted(address, limits):
             break
         address = hop.strip()
+    return _counted(address) or peer
+
+
+@lru_cache(maxsize=4096)
+def _counted(address: str) -> str | None:
     try:
         parsed = ip_address(address)
     except ValueError:
-        return peer
+        return None
     if isinstance(parsed, IPv6Address):
         if parsed.ipv4_mapped is not None:
             return str(parsed.ipv4_mapped)
