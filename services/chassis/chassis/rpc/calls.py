@@ -169,7 +169,11 @@ class UnaryMethod(Method):
         except asyncio.CancelledError as error:
             problem = self._cut_off(error, connection)
             code = problem.code
-            raise problem from error
+            try:
+                raise problem from error
+            finally:
+                # As in `StreamCall._anew`.
+                del problem
         else:
             code = grpc.StatusCode.OK
             return answer
@@ -301,8 +305,13 @@ class StreamCall:
         """Make the call again if it may be; otherwise raise what its error means."""
         problem = self._method.problem(error, self._connection)
         waited = 0.0 if isinstance(problem, ConnectionRenewed) else time.monotonic() - self._began
-        if self._brought or not await self._method.may_begin_anew(problem, waited):
-            raise problem from error
+        try:
+            if self._brought or not await self._method.may_begin_anew(problem, waited):
+                raise problem from error
+        finally:
+            # An exception knows this frame, and must not be known by it: the call, and with it its channel, would live
+            # on until the garbage is collected.
+            del problem
         self._call, self._connection = self._begin()
 
     async def write(self, request: Any) -> None:

@@ -7,7 +7,9 @@ in place, and the old one is closed when its calls have ended.
 
 import asyncio
 import contextvars
+import gc
 import time
+import weakref
 from collections.abc import Coroutine
 from typing import Any, Self
 
@@ -26,6 +28,7 @@ _READY_SECONDS = 30.0
 _PAUSE_SECONDS = 0.05
 _LOOK_SECONDS = 0.5
 _DRAIN_SECONDS = 30.0
+_SETTLE_SECONDS = 0.2
 _AHEAD_BYTES = 512 * 1024
 
 _logger = structlog.stdlib.get_logger(__name__)
@@ -43,6 +46,7 @@ class Connection:
         )
         self._calls = 0
         self._streams: set[Any] = set()
+        self._carried: weakref.WeakSet[Any] = weakref.WeakSet()
         self.retired = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -61,6 +65,7 @@ class Connection:
     def carries(self, stream: Any) -> None:
         """A streaming call runs on it, which may go on for ever."""
         self._streams.add(stream)
+        self._carried.add(stream)
         stream.add_done_callback(self._streams.discard)
 
     async def retire(self) -> None:
@@ -71,12 +76,32 @@ class Connection:
         try:
             if not await self._idle_within(min(_DRAIN_SECONDS, self.proven_seconds())):
                 _logger.info("streams on a retired connection are ended", streams=len(self._streams))
-                for stream in list(self._streams):
-                    stream.cancel()
+                self._end_streams()
                 if not await self._idle_within(_DRAIN_SECONDS):
                     _logger.warning("calls on a retired connection are ended", calls=self._calls)
         finally:
             await self.channel.close()
+        await self._let_go()
+
+    async def abandon(self) -> None:
+        """Close at once, whatever runs on it."""
+        self._end_streams()
+        await self.channel.close()
+        await self._let_go()
+
+    def _end_streams(self) -> None:
+        for stream in list(self._streams):
+            stream.cancel()
+
+    async def _let_go(self) -> None:
+        """See that nobody knows its calls any more. As long as the object of one lives, gRPC's core (1.85) keeps the
+        closed channel, and makes its connection anew whenever the other side ends it, with a certificate that has
+        expired. An exception and a frame that know each other are enough for that.
+        """
+        await asyncio.sleep(_SETTLE_SECONDS)
+        if self._carried:
+            _logger.info("calls of a closed connection are collected", calls=len(self._carried))
+            gc.collect()
 
     async def _idle_within(self, seconds: float) -> bool:
         try:
@@ -165,13 +190,10 @@ class Channel(grpc.aio.Channel):
         self._believed = believed
         if not believed:
             for connection in (self._connection, *self._retiring):
-                self.spawn(self._closed_channel(connection))
+                self.spawn(connection.abandon())
         elif self._swapping is None:
-            self.spawn(self._closed_channel(self._connection))
+            self.spawn(self._connection.abandon())
             self._connection = self._open(self._source.current())
-
-    async def _closed_channel(self, connection: Connection) -> None:
-        await connection.channel.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work beside the calls, until the channel is closed, in a context that belongs to no call."""
