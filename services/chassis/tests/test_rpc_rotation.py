@@ -1,11 +1,13 @@
 """Certificates that are late: what they hold up has no effect yet, and passes once they are there."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
 from chassis.errors import ConnectionRenewed, RemoteProblem, is_planned
@@ -125,6 +127,55 @@ async def test_a_stream_is_moved_with_its_connection_as_long_as_it_has_brought_n
                 await asyncio.sleep(0.01)
             silent.set()
             await waiting
+
+
+async def test_a_retired_connection_is_let_go_of_whoever_still_knows_its_call(
+    serve: ServiceFactory, issue: Callable[..., Path], ca: Any
+) -> None:
+    """As long as a call's object lives, gRPC keeps the connection of a closed channel, and makes it anew."""
+    async with serve() as service:
+        identity = issue("gateway", lifetime=2, age=0)
+        source = FileIdentitySource(identity, "almagest.internal")
+        channel = Channel(service.target, service="event-store", identity=source)
+        service.channels.append(channel)
+        silent = asyncio.Event()
+        opened = asyncio.Event()
+
+        async def subscribe(_request: Any, _context: Any) -> None:
+            opened.set()
+            await silent.wait()
+
+        async def follow() -> None:
+            stub: Any = event_store_pb2_grpc.EventStoreServiceStub(channel)
+            try:
+                await stub.Subscribe(event_store_pb2.SubscribeRequest()).read()
+            except ConnectionRenewed as ended:
+                # By its traceback it knows this frame, and the frames of the call.
+                vars(ended)["itself"] = ended
+
+        service.servicer.behaviour = subscribe
+        port = int(service.target.rpartition(":")[2])
+        gc.disable()
+        try:
+            async with asyncio.timeout(10):
+                following = asyncio.create_task(follow())
+                await opened.wait()
+                ca.issue(identity, "gateway", lifetime=60)
+                assert source.refresh()
+                await following
+                while connections_to(port) != 1:  # noqa: ASYNC110 - the kernel tells nobody
+                    await asyncio.sleep(0.05)
+        finally:
+            gc.enable()
+
+
+def connections_to(port: int) -> int:
+    """How many of this process are open."""
+    return sum(
+        1
+        for one in psutil.Process().net_connections("tcp")
+        if one.raddr and one.raddr[1] == port and one.status == psutil.CONN_ESTABLISHED
+    )
 
 
 async def test_waiting_for_a_service_outlasts_the_connection_that_was_waited_for(
