@@ -150,6 +150,43 @@ async def test_this_search_finds_what_is_there(system: RunningSystem, tmp_path: 
         redis.delete("planted")
 
 
+async def test_the_certificate_counts_what_is_left_in_every_store(system: RunningSystem, door: Door) -> None:
+    """An address that stands in an uploaded file, in events, in the read model, in Redis, in a log and in a table that
+    nobody knew of: each is told by the store where it is, and the system does not say that it is clean.
+    """
+    email, lamp = "left.behind@planted.example", {**row(900), "name": "Lamp quetzal900 of left.behind@planted.example"}
+    new = {"email": email, "password": PASSWORD, "first_name": "Left", "last_name": "Behind", "roles": ["viewer"]}
+    user_id = door.call("POST", "/v1/users", json=new).json()["user_id"]
+    job = door.submit_import([lamp])
+    door.await_job(job["job_id"], lambda document: document["state"] == "succeeded")
+    door.await_that("/v1/products:search?text=quetzal900", lambda document: bool(document["items"]))
+    log = system.local.places.logs / "planted.log"
+    redis = Redis.from_url(system.redis_url)
+    server = EmbeddedPostgres(system.local.places.state / "postgres")
+    connection = await asyncpg.connect(server.superuser_dsn("users_0"))
+    try:
+        log.write_text(f"by {email}")
+        redis.set("planted", email)
+        await connection.execute("CREATE TABLE planted (what text); GRANT SELECT ON planted TO auth")
+        await connection.execute("INSERT INTO planted VALUES ($1)", email)
+        assert door.call("POST", f"/v1/users/{user_id}:forget").status_code == httpx.codes.ACCEPTED
+        erasure = door.await_that(f"/v1/users/{user_id}/erasure", lambda document: document["state"] != "searching")
+    finally:
+        log.unlink(missing_ok=True)
+        redis.delete("planted")
+        await connection.execute("DROP TABLE IF EXISTS planted")
+        await connection.close()
+    left = {(store["service"], store["store"]): store["findings"] for store in erasure["stores"] if store["findings"]}
+    assert {service for service, store in left if store.startswith("database")} >= {
+        "auth",
+        "event-store",
+        "catalog-query",
+    }
+    assert {("worker", "redis"), ("worker", "uploaded files"), ("auth", "logs and traces")} <= set(left)
+    claims = json.loads(base64.urlsafe_b64decode(erasure["certificate"].split(".")[1] + "=="))
+    assert claims["findings"] == sum(left.values())
+
+
 async def test_an_operator_forgets_and_rotates_from_the_command_line(system: RunningSystem, door: Door) -> None:
     """`almagest privacy`: forget, erasure, rotate, in the hands of whoever has the operator's certificate."""
     new = {
