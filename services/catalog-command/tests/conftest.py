@@ -17,6 +17,7 @@ import pytest
 from almagest.catalog.events.v1 import product_events_pb2 as events
 from almagest.catalog.v1 import command_pb2
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
+from almagest_cli.local.ports import free_port
 from catalog_command.adapters.event_store import EventStoreProductLog
 from catalog_command.application.product_log import (
     NO_REVISION,
@@ -303,7 +304,8 @@ class StoreProcess:
         self._identity = identity
         self._jwks = jwks
         self._stack = AsyncExitStack()
-        self._listen = "127.0.0.1:0"
+        # It must get it back when it comes again, so it is none that a client may be given meanwhile.
+        self._listen = f"127.0.0.1:{free_port()}"
 
     async def start(self) -> Store:
         async def jwks() -> bytes:
@@ -322,7 +324,7 @@ class StoreProcess:
             drain_seconds=0.2,
         )
         bound = await self._stack.enter_async_context(running("event-store", settings, assembled))
-        self._listen = f"127.0.0.1:{bound.grpc_port}"
+        assert self._listen.endswith(f":{bound.grpc_port}")
         return Store(self._listen, self._identity)
 
     async def stop(self) -> None:

@@ -38,6 +38,7 @@ FetchJwks = Callable[[], Awaitable[bytes]]
 Command = Callable[[Any, list[str]], Awaitable[int]]
 
 _USAGE_ERROR = 2
+_AGAIN_SECONDS = 15.0
 _GC_THRESHOLD = (50_000, 20, 20)
 _GET_JWKS = "/almagest.auth.v1.AuthService/GetJwks"
 
@@ -324,9 +325,7 @@ class _Running(Generic[Settings]):
                 raise error
 
     async def _undo(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         serving = getattr(self, "_serving_http", None)
         if serving is not None:
             self._http.stop()
@@ -334,6 +333,17 @@ class _Running(Generic[Settings]):
         await self._stack.aclose()
         if self.failed.done():
             self.failed.exception()
+
+    async def _end_tasks(self) -> None:
+        """Cancel the background work, again where a library has swallowed the cancellation: it would go on for ever."""
+        left = {task for task in self._tasks if not task.done()}
+        while left:
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=self._settings.drain_seconds + _AGAIN_SECONDS)
+            for task in left:
+                _logger.error("a background task does not end", task=task.get_name(), stack=str(task.get_stack()))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """Certificates that change and servers that leave, while calls go on."""
 
 import asyncio
+import contextlib
 import shutil
 import socket
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import grpc
 import httpx
 import pytest
 from almagest.eventstore.v1 import event_store_pb2, event_store_pb2_grpc
+from chassis import process
 from chassis.errors import RemoteProblem
 from chassis.identity.files import FileIdentitySource
 from chassis.process import BackgroundTaskEnded
@@ -202,6 +204,26 @@ async def test_a_dead_background_task_is_not_ignored(serve: ServiceFactory) -> N
         async with serve(tasks=(dies,)):
             await asyncio.sleep(0.1)
     assert isinstance(ended.value.__cause__, RuntimeError)
+
+
+async def test_background_work_that_misses_its_cancellation_is_cancelled_again(
+    serve: ServiceFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries swallow one now and then; the service ends all the same."""
+    monkeypatch.setattr(process, "_AGAIN_SECONDS", 0.05)
+    missed = asyncio.Event()
+
+    async def misses() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        missed.set()
+        await asyncio.sleep(3600)
+
+    async with asyncio.timeout(10):
+        async with serve(tasks=(misses,), drain_seconds=0.0):
+            # Begun, so that there is something to cancel.
+            await asyncio.sleep(0.05)
+    assert missed.is_set()
 
 
 async def test_the_http_side_tells_life_readiness_and_metrics(serve: ServiceFactory, issue: Issue) -> None:

@@ -83,8 +83,10 @@ def _name(database: str) -> str:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """One Postgres per xdist worker, with fsync on, as in earnest."""
-    server = Postgres(tmp_path_factory.mktemp("postgres"))
+    """One Postgres per xdist worker. It forgets what was not synced only if the machine dies, so it need not sync;
+    whole systems do, and tests/power is about the difference.
+    """
+    server = Postgres(tmp_path_factory.mktemp("postgres"), fsync=False)
     try:
         server.start()
         yield server

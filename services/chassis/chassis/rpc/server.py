@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import grpc
+import structlog
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health as untyped_health
@@ -31,6 +32,9 @@ _KEEP_ALIVE_SECONDS = 30
 # What runs on a connection that is too old may finish. Streams that would not are ended when their caller's certificate
 # expires, by `chassis.rpc.connections`.
 _GRACE_SECONDS = 30.0
+_STUCK_SECONDS = 10.0
+
+_logger = structlog.stdlib.get_logger(__name__)
 
 
 def descriptors_of(servicers: Iterable[Servicer]) -> list[ServiceDescriptor]:
@@ -134,7 +138,13 @@ class RpcServer:
     async def stop(self) -> None:
         """Accept nothing new, send endless streams elsewhere, and give what runs its time to finish."""
         self._interceptor.drain()
-        await self._server.stop(self._drain_seconds)
+        stopping = asyncio.create_task(self._server.stop(self._drain_seconds))
+        _, left = await asyncio.wait({stopping}, timeout=self._drain_seconds + _STUCK_SECONDS)
+        if left:
+            # gRPC waits for its last call without end. Whoever closes what calls stand on goes on without it.
+            _logger.error("the server does not end", calls=[str(task.get_coro()) for task in asyncio.all_tasks()][:50])
+            return
+        await stopping
         await asyncio.sleep(0)
 
     async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
