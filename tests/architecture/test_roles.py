@@ -5,7 +5,7 @@ is forgotten in a policy.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
@@ -97,19 +97,16 @@ SELECT class.oid::regclass::text, privilege, string_agg(attname, ', ' ORDER BY a
 
 
 @pytest.fixture(scope="module")
-def databases(postgres: Any) -> Iterator[dict[str, str]]:
-    """The superuser's DSN of a migrated database of each service."""
+def databases(postgres: Any) -> dict[str, str]:
+    """The superuser's DSN of a migrated database of each service. They go with their server: to drop one waits for
+    every backend of it, one that waits for us to read included.
+    """
     made: dict[str, str] = {}
-    try:
-        for role, package in PACKAGES.items():
-            owner = postgres.create_database(role)
-            name = owner.partition("?")[0].rpartition("/")[2]
-            made[role] = name
-            asyncio.run(upgrade(package, [owner], role))
-        yield {role: postgres.superuser_dsn(name) for role, name in made.items()}
-    finally:
-        for name in made.values():
-            postgres.drop_database(name)
+    for role, package in PACKAGES.items():
+        owner = postgres.create_database(role)
+        made[role] = postgres.superuser_dsn(owner.partition("?")[0].rpartition("/")[2])
+        asyncio.run(upgrade(package, [owner], role))
+    return made
 
 
 async def ask(dsn: str, query: str, *arguments: Any) -> list[Any]:

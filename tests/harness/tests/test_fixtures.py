@@ -20,7 +20,7 @@ async def test_a_fresh_database_is_empty_and_belongs_to_the_owner(postgres):
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await service.fetch("SELECT * FROM things")
     await service.close()
-    assert await owner.fetchval("SHOW fsync") == "on"
+    assert await owner.fetchval("SHOW fsync") == "off"
     await owner.close()
     other = await asyncpg.connect(second)
     assert await other.fetch("SELECT FROM pg_tables WHERE schemaname = 'public'") == []
