@@ -12,6 +12,7 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -25,12 +26,13 @@ ED25519: Final = "ed25519"
 KEY_BYTES: Final = 32
 _LARGEST_BASE = 64 * 1024
 _MOST_COMPONENTS = 32
+_KNOWN_LISTS = 128
 _LABELLED = re.compile(rb"([a-z*][a-z0-9_.*-]{0,63})=(.*)", re.DOTALL)
 _COMPONENT = rb"\"@?[a-z0-9!#$%&'*+.^_`|~-]+\""
 _INPUT = re.compile(
     rb"\((" + _COMPONENT + rb"(?: " + _COMPONENT + rb")*)\)((?:;[a-z]+=(?:[0-9]{1,12}|\"[ !#-\[\]-~]*\"))+)"
 )
-_PARAMETER = re.compile(rb";([a-z]+)=(?:([0-9]+)|\"([^\"]*)\")")
+_PARAMETER = re.compile(r";([a-z]+)=(?:([0-9]+)|\"([^\"]*)\")")
 _SIGNATURE = re.compile(rb":([A-Za-z0-9+/]+={0,2}):")
 _NONCE = re.compile(r"[A-Za-z0-9+/_=-]{16,128}")
 _NUMBERS = frozenset({"created", "expires"})
@@ -90,7 +92,7 @@ class Signed:
 class VerificationKey:
     """Verifies signatures of one key."""
 
-    __slots__ = ("_public", "_secret", "kind")
+    __slots__ = ("_key", "kind")
 
     def __init__(self, kind: str, key: bytes) -> None:
         if len(key) != KEY_BYTES:
@@ -98,18 +100,23 @@ class VerificationKey:
         if kind not in (HMAC_SHA256, ED25519):
             raise ValueError(f"{kind!r} is no kind of key")
         self.kind = kind
-        self._secret = key if kind == HMAC_SHA256 else b""
-        self._public = Ed25519PublicKey.from_public_bytes(key) if kind == ED25519 else None
+        self._key = (
+            hmac.new(key, digestmod="sha256") if kind == HMAC_SHA256 else Ed25519PublicKey.from_public_bytes(key)
+        )
 
     def __repr__(self) -> str:
         return f"VerificationKey({self.kind})"
 
     def verify(self, base: bytes, signature: bytes) -> bool:
         """Whether this key signed it."""
-        if self._public is None:
-            return hmac.compare_digest(hmac.digest(self._secret, base, "sha256"), signature)
+        if isinstance(self._key, hmac.HMAC):
+            # Not hmac.digest, which gives up the interpreter's lock: to get it back among busy threads costs many times
+            # what there is to compute.
+            keyed = self._key.copy()
+            keyed.update(base)
+            return hmac.compare_digest(keyed.digest(), signature)
         try:
-            self._public.verify(signature, base)
+            self._key.verify(signature, base)
         except InvalidSignature:
             return False
         return True
@@ -142,18 +149,14 @@ def signed(text: bytes) -> Signed:
             "Signature-Input must be a list of plain component names, each in quotes with one space between, then "
             "parameters without spaces (RFC 9651, 4.1)."
         )
-    components = tuple(name.strip(b'"') for name in match[1].split(b" "))
-    if len(components) > _MOST_COMPONENTS or len(set(components)) != len(components):
-        raise SignatureMalformed(f"At most {_MOST_COMPONENTS} components are signed, each once.")
+    components = _components(match[1])
     found: dict[str, str] = {}
-    for name, number, quoted in _PARAMETER.findall(match[2]):
-        parameter = name.decode()
-        if parameter in found or parameter not in (_NUMBERS if number else _TEXTS):
-            raise SignatureMalformed(f"The parameter {parameter} is unknown, comes twice, or is of the wrong type.")
-        found[parameter] = (number or quoted).decode()
-    missing = sorted(_REQUIRED - set(found))
-    if missing:
-        raise SignatureMalformed(f"Signature-Input lacks the parameters {', '.join(missing)}.")
+    for name, number, quoted in _PARAMETER.findall(match[2].decode()):
+        if name in found or name not in (_NUMBERS if number else _TEXTS):
+            raise SignatureMalformed(f"The parameter {name} is unknown, comes twice, or is of the wrong type.")
+        found[name] = number or quoted
+    if not found.keys() >= _REQUIRED:
+        raise SignatureMalformed(f"Signature-Input lacks the parameters {', '.join(sorted(_REQUIRED - found.keys()))}.")
     if found["tag"] != TAG:
         raise SignatureMalformed(f'The parameter tag must be "{TAG}".')
     if _NONCE.fullmatch(found["nonce"]) is None:
@@ -170,6 +173,15 @@ def signed(text: bytes) -> Signed:
         algorithm=found.get("alg"),
         text=text,
     )
+
+
+@lru_cache(maxsize=_KNOWN_LISTS)
+def _components(listed: bytes) -> tuple[bytes, ...]:
+    """The names of a list: nearly all that come are the same few."""
+    components = tuple(name.strip(b'"') for name in listed.split(b" "))
+    if len(components) > _MOST_COMPONENTS or len(set(components)) != len(components):
+        raise SignatureMalformed(f"At most {_MOST_COMPONENTS} components are signed, each once.")
+    return components
 
 
 def signed_by_base(base: bytes) -> Signed:
