@@ -1,27 +1,18 @@
 """What is installed into an image: the pinned files and no others, without what only debuggers read."""
 
 import hashlib
-import importlib.util
 import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 TOOLS = Path(__file__).resolve().parent.parent
-
-
-def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def wheel(directory: Path, name: str, *, needs: str = "") -> str:
@@ -73,9 +64,9 @@ def test_only_files_with_the_pinned_hashes_are_installed(tmp_path: Path) -> None
     assert {path.name for path in library.glob("*.py")} == {"planted.py", "needed_in_turn.py"}
 
 
-def test_a_library_without_its_symbols_works_as_before(tmp_path: Path) -> None:
+def test_a_library_without_its_symbols_works_as_before(tmp_path: Path, program: Callable[[str], ModuleType]) -> None:
     """It is smaller, it is loaded, and there is nothing more to cut off; what is no library stays."""
-    strip = tool("strip_symbols").strip
+    strip = program("strip_symbols").strip
     source = next(Path(sysconfig.get_paths()["purelib"]).glob("uvloop/loop.*.so"))
     library = tmp_path / source.name
     shutil.copy(source, library)
@@ -90,8 +81,8 @@ def test_a_library_without_its_symbols_works_as_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("service", ["auth", "catalog-command", "catalog-query", "event-store", "gateway", "worker"])
-def test_every_service_is_made_of_itself_and_no_other(service: str) -> None:
+def test_every_service_is_made_of_itself_and_no_other(service: str, program: Callable[[str], ModuleType]) -> None:
     """Beside what all stand on."""
-    _, own = tool("requirements").needed((f"services/{service}",))
+    _, own = program("requirements").needed((f"services/{service}",))
     assert own[0] == f"services/{service}"
     assert set(own[1:]) <= {"protos/gen", "services/chassis", "services/catalog-events"}

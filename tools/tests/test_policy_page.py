@@ -1,7 +1,6 @@
 """The page of policies says what the services start with, and is refused when it would lie."""
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,14 +12,8 @@ TOOLS = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("policy_page", TOOLS / "policy_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def tool(program: Callable[[str], ModuleType]) -> ModuleType:
+    return program("policy_page")
 
 
 def test_every_rpc_of_every_service_has_its_line(tool: ModuleType) -> None:

@@ -1,9 +1,8 @@
 """The page of problems knows every reason of the code, and only those."""
 
 import copy
-import importlib.util
-import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,14 +13,8 @@ TOOLS = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("problems_page", TOOLS / "problems_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def tool(program: Callable[[str], ModuleType]) -> ModuleType:
+    return program("problems_page")
 
 
 @pytest.fixture(scope="module")
