@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from almagest_cli.local.layout import SERVICES
 
+from . import bundled
 from .contained import Contained, contained
 from .engine import PACKAGES, Engine, missing
 from .stand_in import NAME, tarball
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+# The root, since packages called `tests` are looked for anew when the path changes, and there are others.
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 STATE = os.environ.get("ALMAGEST_IMAGES", "")
 """Where images and containers are kept; nothing is collected without."""
@@ -58,6 +60,12 @@ def images(engine: Engine, base: str, tmp_path_factory: pytest.TempPathFactory) 
     for name, tag in tags.items():
         build("podman", name, tag=tag, base=base, environment=engine.environment, secrets=secrets)
     return tags
+
+
+@pytest.fixture(scope="session")
+def servers(engine: Engine, base: str) -> Mapping[str, str]:
+    """What stands for the images of the bundled servers."""
+    return bundled.build(engine, base)
 
 
 @pytest.fixture(scope="session")

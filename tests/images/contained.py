@@ -23,7 +23,7 @@ from almagest_cli.local.system import ADMIN_EMAIL, System
 from harness.external import ExternalPostgres, ExternalRedis
 from harness.running import Reached
 
-from .engine import Container, Engine
+from .engine import Alone, Container, Engine
 
 USER = 65532
 START_SECONDS = 60.0
@@ -75,7 +75,7 @@ class Contained:
                 mounts[self._lent(source, name)] = target
                 environment = {one: value.replace(str(source), target) for one, value in environment.items()}
         assert not [value for value in environment.values() if str(self._home) in value]
-        return Container(
+        return Alone(
             self._engine,
             image or self._images[name],
             environment=environment,

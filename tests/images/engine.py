@@ -17,6 +17,7 @@ _CONTAINERS = """
 # A container's limits are ours, which may be below podman's own.
 default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
 log_driver = "k8s-file"
+base_hosts_file = "none"
 [engine]
 # crun refuses hybrid cgroups.
 runtime = "runc"
@@ -70,29 +71,17 @@ class Engine:
         """What the engine knows of an image or a container."""
         return json.loads(self("inspect", what))[0]
 
+    def inspect_network(self, name: str) -> dict[str, Any]:
+        """What the engine knows of a network."""
+        return json.loads(self("network", "inspect", name))[0]
+
 
 class Container:
-    """One container as the chart runs a service: nobody's root, no capability, nothing writable but /tmp; but on this
-    machine's network.
-    """
+    """One container, begun in the background by what `podman run` is told."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        image: str,
-        *,
-        environment: Mapping[str, str],
-        mounts: Mapping[Path, str],
-        command: Sequence[str] = (),
-        read_only: bool = True,
-    ) -> None:
+    def __init__(self, engine: Engine, *words: str | Path) -> None:
         self._engine = engine
-        words = ["--no-healthcheck", "--network=host", "--tmpfs=/tmp:rw,mode=1777,size=64m"]
-        words += ["--read-only", "--read-only-tmpfs=false"] if read_only else []
-        words += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=65532:65532", "--pids-limit=512"]
-        words += [f"--env={name}={value}" for name, value in environment.items()]
-        words += [f"--volume={source}:{target}:ro" for source, target in mounts.items()]
-        self.name = engine("run", "--detach", *words, image, *command)
+        self.name = engine("run", "--detach", "--no-healthcheck", *words)
 
     @property
     def printed(self) -> str:
@@ -129,3 +118,26 @@ class Container:
     def remove(self) -> None:
         """End it, if need be at once."""
         self._engine("rm", "--force", "--time=0", self.name)
+
+
+class Alone(Container):
+    """A container as the chart runs a service: nobody's root, no capability, nothing writable but /tmp; but on this
+    machine's network.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        image: str,
+        *,
+        environment: Mapping[str, str],
+        mounts: Mapping[Path, str],
+        command: Sequence[str] = (),
+        read_only: bool = True,
+    ) -> None:
+        words = ["--network=host", "--tmpfs=/tmp:rw,mode=1777,size=64m"]
+        words += ["--read-only", "--read-only-tmpfs=false"] if read_only else []
+        words += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=65532:65532", "--pids-limit=512"]
+        words += [f"--env={name}={value}" for name, value in environment.items()]
+        words += [f"--volume={source}:{target}:ro" for source, target in mounts.items()]
+        super().__init__(engine, *words, image, *command)

@@ -1,0 +1,250 @@
+"""The chart as a cluster of one node would run it, without one: every rendered workload at once, as `helm install` makes
+them, and names and addresses of Services by the pods that are ready.
+"""
+
+import base64
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from ..helm.rendering import NAMESPACE, Document, Rendered
+from .certificates import Certificates
+from .engine import Engine
+from .names import Balancer, Names
+from .pods import Ended, Node, Pod
+from .volumes import Data, Sources
+
+DOMAIN: Final = f"{NAMESPACE}.svc.cluster.local"
+READY_SECONDS: Final = 300.0
+_NETWORK: Final = "almagest-pods"
+
+
+class Release:
+    """An installed chart.
+
+    Args:
+        elsewhere: Services that this machine stands in for, by name.
+
+    Attributes:
+        pods: those that stay, by name.
+        jobs: how each Job's tries have ended.
+        gateway: this machine's address on the network of the pods.
+        excused: how often a container was lost while all was installed, or by who says so.
+    """
+
+    def __init__(self, engine: Engine, images: Mapping[str, str], home: Path, *, elsewhere: Iterable[str] = ()) -> None:
+        self._engine, self._elsewhere = engine, frozenset(elsewhere)
+        self._certificates = Certificates()
+        self._secrets: dict[str, dict[str, bytes]] = {}
+        self._configs: dict[str, dict[str, bytes]] = {}
+        self._services: dict[str, Document] = {}
+        self._running: list[Pod] = []
+        self.pods: dict[str, Pod] = {}
+        self.jobs: dict[str, list[Ended]] = {}
+        self._jobs: dict[str, threading.Thread] = {}
+        self.excused: Counter[str] = Counter()
+        engine("network", "rm", "--force", _NETWORK, check=False)
+        engine("network", "create", "--disable-dns", _NETWORK)
+        self.gateway = str(engine.inspect_network(_NETWORK)["subnets"][0]["gateway"])
+        search = [DOMAIN, *(DOMAIN.split(".", count)[count] for count in (1, 2))]
+        words = [f"--network={_NETWORK}", f"--dns={self.gateway}", *(f"--dns-search={one}" for one in search)]
+        self._node = Node(engine, images, home, words, Sources(self.secret, self._configs.__getitem__))
+
+    def secret(self, name: str) -> Data:
+        """What a Secret holds."""
+        return self._certificates.secrets.get(name) or self._secrets[name]
+
+    def open(self) -> None:
+        """Answer for names and addresses."""
+        self._engine("pod", "create", "--name=almagest-node", f"--network={_NETWORK}")
+        self._engine("pod", "start", "almagest-node")
+        self._names = Names(self.gateway, self._addresses)
+        self._balancers: dict[str, Balancer] = {}
+
+    def install(self, rendered: Rendered) -> None:
+        """Make everything at once, as `helm install` does, and begin every pod."""
+        own = [one for one in rendered.documents if "helm.sh/hook" not in one["metadata"].get("annotations", {})]
+        self.know(own)
+        for one in own:
+            name = one["metadata"]["name"]
+            match one:
+                case {"kind": "Deployment" | "StatefulSet", "spec": {"template": template, **spec}}:
+                    if name in self._elsewhere:
+                        continue
+                    for number in range(spec["replicas"]):
+                        claims = [claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])]
+                        self._begin(f"{name}-{number}", _with(template, claims))
+                case {"kind": "Job"}:
+                    self._jobs[name] = threading.Thread(target=self._complete, args=(one,), daemon=True)
+                    self._jobs[name].start()
+                case _:
+                    pass
+
+    def know(self, documents: Iterable[Document]) -> None:
+        """Take objects that pods and names are made of."""
+        for one in documents:
+            name = one["metadata"]["name"]
+            match one["kind"]:
+                case "ConfigMap":
+                    self._configs[name] = {key: value.encode() for key, value in one["data"].items()}
+                case "Secret":
+                    encoded = {key: base64.b64decode(value) for key, value in one.get("data", {}).items()}
+                    plain = {key: value.encode() for key, value in one.get("stringData", {}).items()}
+                    self._secrets[name] = encoded | plain
+                case "Certificate" | "Issuer":
+                    self._certificates.apply(one)
+                case "Service":
+                    self._serve(name, one["spec"])
+                case _:
+                    pass
+        self._certificates.issue()
+
+    def _serve(self, name: str, spec: Document) -> None:
+        self._services[name] = spec
+        if spec.get("clusterIP") != "None" and name not in self._elsewhere:
+            (port,) = spec["ports"]
+
+            def targets() -> list[tuple[str, int]]:
+                return [(pod.address, pod.port(port["targetPort"])) for pod in self.endpoints(name)]
+
+            Balancer((self.gateway, port["port"]), targets)
+            self._balancers[name] = Balancer(("127.0.0.1", 0), targets)
+
+    def _begin(self, name: str, template: Document) -> None:
+        pod = self.pods[name] = Pod(self._node, name, template)
+        self._running.append(pod)
+        pod.start()
+
+    def run(self, name: str, template: Document) -> Ended:
+        """Run a pod of one container to its end."""
+        pod = Pod(self._node, name, template)
+        try:
+            pod.start()
+            (ended,) = pod.completed().values()
+        finally:
+            pod.remove()
+        return ended
+
+    def _complete(self, job: Document) -> None:
+        """Try until it succeeds, at growing distances, as often as it says."""
+        name, spec = job["metadata"]["name"], job["spec"]
+        tries = self.jobs.setdefault(name, [])
+        for number in range(spec["backoffLimit"] + 1):
+            tries.append(self.run(f"{name}-{number}", spec["template"]))
+            if tries[-1].code == 0:
+                return
+            time.sleep(min(10 * 2**number, 360))
+
+    def hooks(self, rendered: Rendered, hook: str) -> dict[str, Ended]:
+        """Run the hooks of an upgrade or a test as Helm does: by weight, each to its end, with the objects as they are."""
+        found = [
+            one for one in rendered.documents if one["metadata"].get("annotations", {}).get("helm.sh/hook") == hook
+        ]
+        found.sort(key=lambda one: int(one["metadata"]["annotations"].get("helm.sh/hook-weight", "0")))
+        ended: dict[str, Ended] = {}
+        for one in found:
+            name = one["metadata"]["name"]
+            match one:
+                case {"kind": "Job", "spec": {"template": template}} | ({"kind": "Pod"} as template):
+                    ended[name] = self.run(name, template)
+                    if ended[name].code != 0:
+                        break
+                case _:
+                    self.know([one])
+        return ended
+
+    def endpoints(self, service: str) -> list[Pod]:
+        """The pods of a Service that are ready."""
+        selector = self._services[service]["selector"]
+        return [pod for pod in self.pods.values() if selector.items() <= pod.labels.items() and pod.ready]
+
+    def door(self, service: str) -> int:
+        """The port of this machine that leads to a Service."""
+        return self._balancers[service].port
+
+    def _addresses(self, name: str) -> list[str] | None:
+        service, _, domain = name.partition(".")
+        if domain != DOMAIN or service not in self._services:
+            return None
+        if service in self._elsewhere or self._services[service].get("clusterIP") != "None":
+            return [self.gateway]
+        return [pod.address for pod in self.endpoints(service)]
+
+    def await_all(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until every Job has succeeded and every pod is ready.
+
+        Raises:
+            RuntimeError: one is not to be, or time is up; with what is known of it.
+        """
+        until = time.monotonic() + seconds
+        while waiting := [name for name, pod in self.pods.items() if not pod.ready] + [
+            name for name, job in self._jobs.items() if job.is_alive()
+        ]:
+            broken = [name for name in waiting if name in self.pods and self.pods[name].problem]
+            if broken or time.monotonic() > until:
+                raise RuntimeError("\n\n".join(self.account_of(name) for name in broken or waiting))
+            time.sleep(0.2)
+        for pod in self.pods.values():
+            self.excused.update({f"{pod.name}/{name}": len(one.lost) for name, one in pod.members.items()})
+        for name, tries in self.jobs.items():
+            if tries[-1].code != 0:
+                raise RuntimeError(f"{name} failed: {tries[-1].log}")
+
+    def account_of(self, name: str) -> str:
+        """What there is to say of a pod or a Job."""
+        if name not in self.pods:
+            return (
+                f"{name}: {[one.code for one in self.jobs[name]]}\n{self.jobs[name][-1].log if self.jobs[name] else ''}"
+            )
+        pod = self.pods[name]
+        said = [f"{name}: {pod.problem!r}"]
+        for container, member in pod.members.items():
+            answers = {kind: probe.answers[-3:] for kind, probe in member.probes.items()}
+            said += [f"{container}: {answers}", *member.lost, member.container.log[-3000:]]
+        return "\n".join(said)
+
+    def renew(self, secret: str) -> None:
+        """Have cert-manager renew what is in a Secret, and every pod see it."""
+        self._certificates.renew(secret)
+        for pod in self.pods.values():
+            pod.refresh()
+
+    def remove(self) -> None:
+        """Take everything away."""
+        for pod in self._running:
+            pod.remove()
+        self._engine("pod", "rm", "--force", "--time=0", "almagest-node", check=False)
+        self._engine("network", "rm", "--force", _NETWORK, check=False)
+
+
+def _with(template: Document, claims: Iterable[str]) -> Document:
+    """A template with a volume of its own for each claim."""
+    volumes = [*template["spec"].get("volumes", []), *({"name": name, "emptyDir": {}} for name in claims)]
+    return {**template, "spec": {**template["spec"], "volumes": volumes}}
+
+
+@contextmanager
+def released(
+    engine: Engine,
+    images: Mapping[str, str],
+    rendered: Rendered,
+    home: Path,
+    *,
+    elsewhere: Mapping[str, Callable[[str], Any]],
+) -> Generator[Release]:
+    """Install what is rendered, and wait until all of it is ready; everything is gone at the end. What opens the Services
+    that this machine stands in for (`elsewhere`) is given an address.
+    """
+    with ExitStack() as stack:
+        release = Release(engine, images, home, elsewhere=elsewhere)
+        stack.callback(release.remove)
+        release.open()
+        for opened in elsewhere.values():
+            opened(release.gateway)
+        release.install(rendered)
+        release.await_all()
+        yield release
