@@ -11,7 +11,7 @@ from gateway.entrypoints.documentation import ASKED, LINK, problems, success
 from gateway.entrypoints.signed import SignedRoute
 from gateway.entrypoints.times import timestamp_of
 from gateway.representations.people import AuditEvent, AuditPage
-from gateway.requests import ListAudit
+from gateway.requests.people import ListAudit
 
 router = APIRouter(tags=["audit"], route_class=SignedRoute)
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from gateway.encoding import InvalidJson, decode
 from gateway.problems import Refused
-from gateway.requests import SCHEDULED_PRICE, SCHEDULED_PUBLICATION
+from gateway.requests.schedules import SCHEDULED_PRICE, SCHEDULED_PUBLICATION
 
 Model = TypeVar("Model")
 CHUNK_BYTES = 256 * 1024

@@ -19,7 +19,7 @@ from gateway.entrypoints.documentation import ASKED, problems, success
 from gateway.entrypoints.events import EventStream
 from gateway.entrypoints.signed import SIGNER, SignedRoute, Signer
 from gateway.representations.changes import CatalogChange, catalog_change
-from gateway.requests import ListChanges
+from gateway.requests.changes import ListChanges
 
 NDJSON: Final = "application/x-ndjson"
 _HEARTBEAT_BEFORE: Final = 0.8

@@ -20,7 +20,7 @@ from gateway.entrypoints.signed import SignedUpload
 from gateway.entrypoints.writes import a_write
 from gateway.problems import Refused
 from gateway.representations.jobs import FORMATS, Job, job
-from gateway.requests import Import, ImportFrom
+from gateway.requests.jobs import Import, ImportFrom
 
 router = APIRouter(tags=["imports"], route_class=SignedUpload)
 _BY_MEDIA_TYPE = {

@@ -14,7 +14,7 @@ from gateway.entrypoints.events import EventStream
 from gateway.entrypoints.signed import SignedRoute
 from gateway.entrypoints.writes import a_write
 from gateway.representations.jobs import STATES, Job, JobPage, RefusedPage, job, refused_row
-from gateway.requests import ListJobs, ListRefused
+from gateway.requests.jobs import ListJobs, ListRefused
 
 router = APIRouter(tags=["jobs"], route_class=SignedRoute)
 JobId = Annotated[types.Uuid, Path()]

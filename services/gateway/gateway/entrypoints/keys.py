@@ -20,7 +20,7 @@ from gateway.entrypoints.times import timestamp_of
 from gateway.entrypoints.writes import a_write
 from gateway.problems import Refused
 from gateway.representations.access_keys import KINDS, AccessKey, AccessKeys, NewAccessKey
-from gateway.requests import ListKeys, NewKey, RotateKey
+from gateway.requests.access_keys import ListKeys, NewKey, RotateKey
 
 router = APIRouter(tags=["keys"], route_class=SignedRoute)
 KeyId = Annotated[types.Uuid, Path()]

@@ -12,10 +12,10 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from gateway import requests
 from gateway.entrypoints import projection_shapes
 from gateway.entrypoints.signed import SignedRoute
 from gateway.problems import Problem
+from gateway.requests import access_keys, jobs, people, products, schedules
 
 TITLE = "Almagest"
 VERSION = "1.0.0"
@@ -45,24 +45,24 @@ _TAGS = [
     {"name": "operations", "description": "For those who run it."},
 ]
 _BODIES: Mapping[str, Any] = {
-    "LogIn": requests.LogIn,
-    "RefreshToken": requests.RefreshToken,
-    "NewUser": requests.NewUser,
-    "NewUsers": requests.NewUsers,
-    "ChangeUser": requests.ChangeUser,
-    "ChangePassword": requests.ChangePassword,
-    "NewKey": requests.NewKey,
-    "RotateKey": requests.RotateKey,
-    "CreateProduct": requests.Create,
-    "DescribeProduct": requests.Describe,
-    "SetPrice": requests.SetPrice,
-    "Because": requests.Because,
-    "Discontinue": requests.Discontinue,
-    "NewSchedule": requests.NewSchedule,
-    "CorrectPrice": requests.CorrectPrice,
-    "Restore": requests.Restore,
-    "BatchGet": requests.BatchGet,
-    "ImportFrom": requests.ImportFrom,
+    "LogIn": people.LogIn,
+    "RefreshToken": people.RefreshToken,
+    "NewUser": people.NewUser,
+    "NewUsers": people.NewUsers,
+    "ChangeUser": people.ChangeUser,
+    "ChangePassword": people.ChangePassword,
+    "NewKey": access_keys.NewKey,
+    "RotateKey": access_keys.RotateKey,
+    "CreateProduct": products.Create,
+    "DescribeProduct": products.Describe,
+    "SetPrice": products.SetPrice,
+    "Because": products.Because,
+    "Discontinue": products.Discontinue,
+    "NewSchedule": schedules.NewSchedule,
+    "CorrectPrice": products.CorrectPrice,
+    "Restore": products.Restore,
+    "BatchGet": products.BatchGet,
+    "ImportFrom": jobs.ImportFrom,
     "SkipParkedEvent": projection_shapes.Skip,
     "SwitchGeneration": projection_shapes.Switch,
     "RepairProduct": projection_shapes.Repair,

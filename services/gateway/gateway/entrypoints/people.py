@@ -16,7 +16,7 @@ from gateway.entrypoints.documentation import ASKED, IDEMPOTENCY, WITH_BODY, WRI
 from gateway.entrypoints.payloads import PrivateRoute
 from gateway.entrypoints.writes import a_write
 from gateway.representations.people import ROLES, OpenSession, OpenSessions, User, UserMade, UsersMade
-from gateway.requests import ChangePassword, ChangeUser, ListSessions, NewUsers
+from gateway.requests.people import ChangePassword, ChangeUser, ListSessions, NewUsers
 
 router = APIRouter(tags=["users"], route_class=PrivateRoute)
 sessions = APIRouter(tags=["sessions"], route_class=PrivateRoute)

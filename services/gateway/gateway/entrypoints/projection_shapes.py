@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gateway import types
 from gateway.representations.shapes import Shape, at
-from gateway.requests import Body
+from gateway.requests.shapes import Body
 
 
 class GenerationProgress(Shape):

@@ -12,7 +12,7 @@ from gateway.entrypoints.documentation import ASKED, LINK, WITH_BODY, WRITE, bod
 from gateway.entrypoints.signed import SignedRoute
 from gateway.entrypoints.writes import a_write
 from gateway.representations.operations import Projections, Projector
-from gateway.requests import Page
+from gateway.requests.shapes import Page
 
 router = APIRouter(tags=["projections"], route_class=SignedRoute)
 Name = Annotated[str, Path(pattern="^[a-z_]{1,40}$", description="The projection.", examples=["products"])]

@@ -10,7 +10,7 @@ from gateway.entrypoints.documentation import WITH_BODY, body, problems, success
 from gateway.entrypoints.payloads import PrivateRoute
 from gateway.entrypoints.proofs import proven
 from gateway.representations.people import Session, Tokens, User
-from gateway.requests import LogIn, RefreshToken
+from gateway.requests.people import LogIn, RefreshToken
 
 router = APIRouter(tags=["sessions"], route_class=PrivateRoute)
 Dpop = Annotated[

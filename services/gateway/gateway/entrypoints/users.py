@@ -30,7 +30,7 @@ from gateway.entrypoints.documentation import (
 from gateway.entrypoints.payloads import PrivateRoute
 from gateway.entrypoints.writes import a_write
 from gateway.representations.people import ROLES, User, UserPage
-from gateway.requests import FindUser, NewUser
+from gateway.requests.people import FindUser, NewUser
 
 router = APIRouter(tags=["users"], route_class=PrivateRoute)
 _ADA = {

@@ -8,7 +8,8 @@ from gateway.entrypoints.dependencies import Asker, Backends, Consistency, IfNon
 from gateway.entrypoints.products.lists import PAGE, answer_list, list_request
 from gateway.entrypoints.products.one import answer_product, answers
 from gateway.entrypoints.signed import SignedRoute
-from gateway.requests import ListVehicles, Moment
+from gateway.requests.products import ListVehicles
+from gateway.requests.shapes import Moment
 
 router = APIRouter(tags=["vehicles"], route_class=SignedRoute)
 _VEHICLES = frozenset({"car", "truck"})

@@ -21,7 +21,7 @@ from gateway.entrypoints.dependencies import (
     still_running,
 )
 from gateway.representations.products import changed
-from gateway.requests import CarAttributes, GeneralAttributes, Money, TruckAttributes, VehicleAttributes
+from gateway.requests.products import CarAttributes, GeneralAttributes, Money, TruckAttributes, VehicleAttributes
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from gateway.entrypoints.signed import SignedRoute
 from gateway.entrypoints.times import timestamp_of
 from gateway.entrypoints.writes import description, execute, money, set_price
 from gateway.representations.products import Changed
-from gateway.requests import Because, CorrectPrice, Create, Describe, Discontinue, Restore, SetPrice
+from gateway.requests.products import Because, CorrectPrice, Create, Describe, Discontinue, Restore, SetPrice
 
 router = APIRouter(tags=["products"], route_class=SignedRoute)
 

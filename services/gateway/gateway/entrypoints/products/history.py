@@ -11,7 +11,7 @@ from gateway.entrypoints.documentation import ASKED, LINK, problems, success
 from gateway.entrypoints.products.moments import HEADERS, headers_of, moment_of, timestamp_of, version_of
 from gateway.entrypoints.signed import SignedRoute
 from gateway.representations.past import Diff, Explanation, HistoryPage, change, explanation, field_change
-from gateway.requests import DiffVersions, Explain, History
+from gateway.requests.past import DiffVersions, Explain, History
 
 router = APIRouter(tags=["history"], route_class=SignedRoute)
 _NONE = problems(*ASKED, 404)

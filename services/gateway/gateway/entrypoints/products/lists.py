@@ -26,7 +26,8 @@ from gateway.entrypoints.products.moments import HEADERS, headers_of, moment_of
 from gateway.entrypoints.signed import SignedRoute
 from gateway.representations.products import Batch, ProductPage
 from gateway.representations.shapes import item_problem
-from gateway.requests import BatchGet, ListProducts, ListVehicles, Moment, SearchProducts
+from gateway.requests.products import BatchGet, ListProducts, ListVehicles, SearchProducts
+from gateway.requests.shapes import Moment
 
 router = APIRouter(tags=["products"], route_class=SignedRoute)
 

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.problems import bad_request
 from gateway.representations.shapes import at
-from gateway.requests import Moment
+from gateway.requests.shapes import Moment
 
 _POSITION = re.compile(r"([0-9]{1,9}):([0-9]{1,19})")
 _REVISION = re.compile(r"[0-9]{1,18}")

@@ -36,7 +36,7 @@ from gateway.entrypoints.signed import SignedRoute, verified_signer
 from gateway.middleware.quotas import charge_person
 from gateway.problems import Refused
 from gateway.representations.products import ProductDocument
-from gateway.requests import Moment
+from gateway.requests.shapes import Moment
 
 router = APIRouter(tags=["products"], route_class=SignedRoute)
 

@@ -40,7 +40,7 @@ from gateway.entrypoints.times import timestamp_of
 from gateway.entrypoints.writes import carry_out, execute, money, sku_of
 from gateway.representations.products import Changed, changed
 from gateway.representations.schedules import SCHEDULE_STATES, Scheduled, SchedulePage, schedule
-from gateway.requests import ListSchedules, NewSchedule, SchedulePrice
+from gateway.requests.schedules import ListSchedules, NewSchedule, SchedulePrice
 
 router = APIRouter(tags=["schedules"], route_class=SignedRoute)
 _PAGE = {200: success("A page, those due first first", SchedulePage, LINK), **problems(*ASKED)}
