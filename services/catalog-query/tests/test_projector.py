@@ -1,125 +1,30 @@
 """Projectors over a log in memory and real Postgres: every event takes effect exactly once, whatever happens in between."""
 
 # ruff: noqa: S311 - chance makes test data
-import asyncio
 import contextlib
 import itertools
 import random
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import asyncpg
-import orjson
 import pytest
 from almagest.catalog.events.v1 import product_events_pb2 as events
 from almagest.rpc.v1 import problem_pb2
-from catalog_query.adapters.postgres import ReadModelShard, Write
-from catalog_query.adapters.products import ProductTable
-from catalog_query.domain import folding
-from catalog_query.domain.errors import CheckpointMoved, ReadModelDiverged
+from catalog_query.adapters.postgres import ReadModelShard
 from catalog_query.domain.product import evolve
-from catalog_query.domain.projection import Hold, Lease, Progress, Target
-from catalog_query.projections.ports import Pace, Work
-from catalog_query.projections.product import ProductApplier, row
 from catalog_query.projections.projector import Projector
 from chassis.database.pool import Database
 from chassis.errors import ConnectionRenewed, RemoteProblem
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-EVERYTHING = ((0, 1023),)
-QUICK = Pace(heartbeat=0.05, lease=0.4, persist_idle=0.05, watch=0.02, first_pause=0.02, longest_pause=0.1)
-TARGET = Target("products")
+from .projecting import QUICK, TARGET, caught_up, expected, fill, projecting, projector, stored
+
 numbers = itertools.count(1000)
-
-
-class Told:
-    """What readers are told by projectors."""
-
-    def __init__(self) -> None:
-        self.holds: dict[str, Hold] = {}
-        self.positions: list[int] = []
-
-    def waited_for(self, work: Work) -> bool:
-        return False
-
-    def held(self, work: Work, streams: Mapping[str, Hold]) -> None:
-        self.holds.update(streams)
-
-    def progress(self, work: Work, progress: Progress) -> None:
-        self.holds.update(progress.held)
-
-    def visible(self, work: Work, position: int) -> None:
-        self.positions.append(position)
-
-
-def projector(
-    log: Any,
-    read_model: Any,
-    *,
-    shard: int = 0,
-    owner: str = "one",
-    pace: Pace = QUICK,
-    cached: int = 4000,
-    told: Told | None = None,
-    filling: bool = False,
-    **more: Any,
-) -> Projector:
-    return Projector(
-        Work(TARGET, shard, 0, more.pop("buckets", EVERYTHING)),
-        owner=owner,
-        log=log,
-        read_model=read_model,
-        applier=ProductApplier(ProductTable(read_model, TARGET), cached=cached, filling=filling),
-        watcher=told or Told(),
-        pace=pace,
-    )
-
-
-@contextlib.asynccontextmanager
-async def projecting(*projectors: Projector) -> AsyncIterator[Sequence[asyncio.Task[None]]]:
-    tasks = [asyncio.create_task(one.run()) for one in projectors]
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def expected(log: Any) -> Mapping[str, Any]:
-    """What the documents must be: the fold of the whole log."""
-    documents: dict[str, Any] = {}
-    for shard in log.shards:
-        for event in shard:
-            product_id = event.stream.removeprefix("product-")
-            documents[product_id] = evolve(documents.get(product_id), event)
-    return documents
-
-
-async def stored(read_model: ReadModelShard, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = await ProductTable(read_model, TARGET).read([uuid.UUID(product_id) for product_id in wanted])
-    assert all(orjson.loads(one.document)["revision"] == one.revision for one in found.values())
-    return {str(key): orjson.loads(one.document) for key, one in found.items()}
-
-
-async def caught_up(read_model: Any, log: Any, *, shard: int = 0) -> bool:
-    return (await read_model.progress(TARGET)).positions.get(shard, 0) == len(log.shards[shard % len(log.shards)])
-
-
-def fill(log: Any, build: Any, *, products: int = 12, events_: int = 120, seed: int = 1) -> None:
-    chance = random.Random(seed)
-    skus = [f"{uuid.uuid4()}" for _ in range(products)]
-    for sku in skus:
-        log.append(build.id_of(sku), build.created(sku, chance.choice([build.car, build.truck, build.general])()))
-    for _ in range(events_):
-        log.append(build.id_of(chance.choice(skus)), build.price(f"{chance.randrange(10_000)}.00"))
-
-
 operations = st.lists(
     st.tuples(st.integers(0, 5), st.sampled_from(["describe", "price", "publish", "unpublish", "discontinue"])),
     max_size=60,
@@ -256,170 +161,6 @@ async def test_a_killed_connection_neither_loses_nor_doubles_an_event(
         await database.close()
 
 
-async def test_two_projectors_that_fight_for_a_checkpoint_do_not_do_anything_twice(
-    read_model, log_fake, build, eventually
-):
-    """With a lease of nothing both claim it all the time; the compare-and-set lets one of them win each batch."""
-    log = log_fake(1, message_events=10)
-    fill(log, build, events_=300)
-    pace = replace(QUICK, batch_events=10, lease=0.0)
-    lost = _failures("CheckpointMoved")
-    two = [projector(log, read_model[0], owner=owner, pace=pace) for owner in ("one", "two")]
-    async with projecting(*two):
-        await eventually(lambda: caught_up(read_model[0], log))
-    assert _failures("CheckpointMoved") > lost
-    assert await stored(read_model[0], expected(log)) == expected(log)
-
-
-def writing(shard: ReadModelShard, *rows: Any) -> Write:
-    """Writes rows as they are."""
-
-    async def write(connection: Any) -> None:
-        await ProductTable(shard, TARGET).merge(connection, rows)
-
-    return write
-
-
-async def test_the_checkpoint_of_another_owner_or_place_is_not_moved(read_model, log, build):
-    """Both halves of the compare-and-set, and with them the rows, are refused."""
-    shard = read_model[0]
-    log.append(build.id_of("a"), build.created("a"))
-    rows = writing(shard, row(expected(log)[build.id_of("a")], before=None))
-    one = await shard.claim(TARGET, event_shard=0, owner="one", lease=60)
-    assert one == Lease(position=0, token=1)
-    assert await shard.claim(TARGET, event_shard=0, owner="two", lease=60) is None
-    with pytest.raises(CheckpointMoved):
-        await shard.write(TARGET, event_shard=0, token=0, before=0, after=1, rows=rows)
-    with pytest.raises(CheckpointMoved):
-        await shard.write(TARGET, event_shard=0, token=1, before=5, after=6, rows=rows)
-    assert await stored(shard, expected(log)) == {}
-    await shard.release(TARGET, event_shard=0, token=1)
-    assert await shard.claim(TARGET, event_shard=0, owner="two", lease=60) == Lease(position=0, token=2)
-    with pytest.raises(CheckpointMoved):
-        await shard.write(TARGET, event_shard=0, token=1, before=0, after=1, rows=rows)
-    await shard.write(TARGET, event_shard=0, token=2, before=0, after=1, rows=rows)
-    assert (await shard.progress(TARGET)).positions == {0: 1}
-
-
-async def test_a_row_that_is_not_what_was_folded_upon_is_not_written_over(read_model, log, build):
-    """Whether it should not be there, should be there, or is older: nothing of the batch remains."""
-    shard = read_model[0]
-    product_id = build.id_of("a")
-    log.append(product_id, build.created("a"), build.price(), build.price("2.00"))
-    documents = []
-    for event in log.history(product_id):
-        documents.append(evolve(documents[-1] if documents else None, event))
-    first, second, third = documents
-
-    async def write(before: int, after: int, written: Any) -> None:
-        await shard.write(TARGET, event_shard=0, token=1, before=before, after=after, rows=writing(shard, written))
-
-    assert await shard.claim(TARGET, event_shard=0, owner="one", lease=60) == Lease(0, 1)
-    with pytest.raises(ReadModelDiverged):
-        await write(0, 2, row(second, before=first))
-    await write(0, 1, row(first, before=None))
-    with pytest.raises(ReadModelDiverged):
-        await write(1, 2, row(second, before=None))
-    with pytest.raises(ReadModelDiverged):
-        await write(1, 3, row(third, before=second))
-    assert (await shard.progress(TARGET)).positions == {0: 1}
-    await write(1, 3, row(third, before=first))
-
-
-class Sleeping(ReadModelShard):
-    """The read model of a process that is stopped between its claim and its first write."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self.asleep = asyncio.Event()
-        self.woken = asyncio.Event()
-        self.refused = asyncio.Event()
-
-    async def renew(self, target: Target, *, event_shard: int, token: int) -> None:
-        """Who sleeps renews nothing."""
-        del target, event_shard, token
-
-    async def write(self, target: Target, **change: Any) -> Mapping[str, Hold]:
-        self.asleep.set()
-        await self.woken.wait()
-        try:
-            return await super().write(target, **change)
-        except CheckpointMoved:
-            self.refused.set()
-            raise
-
-
-async def test_an_owner_that_slept_while_another_took_over_writes_nothing(read_model, log_fake, build, eventually):
-    """Also where the checkpoint still is where its batch begins: its fencing token is not the highest."""
-    log = log_fake(1)
-    fill(log, build)
-    sleeping = Sleeping(read_model[0].database)
-    first = projector(log, sleeping, owner="one")
-    async with projecting(first):
-        await sleeping.asleep.wait()
-        # Takes over when the lease has run out, and does not write either: the checkpoint stays at 0.
-        lease = None
-
-        async def taken_over() -> bool:
-            nonlocal lease
-            lease = await read_model[0].claim(TARGET, event_shard=0, owner="two", lease=QUICK.lease)
-            return lease is not None
-
-        await eventually(taken_over)
-        assert lease == Lease(position=0, token=2)
-        sleeping.woken.set()
-        await sleeping.refused.wait()
-        assert await stored(read_model[0], expected(log)) == {}
-        assert (await read_model[0].progress(TARGET)).positions == {0: 0}
-        await read_model[0].write(TARGET, event_shard=0, token=2, before=0, after=0)
-
-
-async def test_a_batch_that_takes_longer_than_the_lease_does_not_lose_it(read_model, log_fake, build, eventually):
-    """The lease is renewed beside the work: otherwise two owners could take it from each other for ever."""
-    log = log_fake(1)
-    fill(log, build)
-    writing_long = Sleeping(read_model[0].database)
-    renewals = 0
-
-    async def renew(target: Target, *, event_shard: int, token: int) -> None:
-        nonlocal renewals
-        await read_model[0].renew(target, event_shard=event_shard, token=token)
-        renewals += 1
-
-    writing_long.renew = renew
-    async with projecting(projector(log, writing_long, owner="one")):
-        await writing_long.asleep.wait()
-        # Three renewals are as long as the lease.
-        await eventually(lambda: renewals >= 4)
-        assert await read_model[0].claim(TARGET, event_shard=0, owner="two", lease=QUICK.lease) is None
-        writing_long.woken.set()
-        await eventually(lambda: caught_up(read_model[0], log))
-
-
-class Dying(ReadModelShard):
-    """The read model of a process that is killed: it releases nothing."""
-
-    async def release(self, target: Target, *, event_shard: int, token: int) -> None:
-        del target, event_shard, token
-
-
-async def test_a_replica_watches_and_takes_over_when_the_owner_falls_silent(read_model, log_fake, build, eventually):
-    """It knows the position meanwhile, and is not in the way."""
-    log = log_fake(1)
-    fill(log, build)
-    first = projector(log, Dying(read_model[0].database), owner="one")
-    second = projector(log, read_model[0], owner="two")
-    async with projecting(first) as tasks:
-        await eventually(lambda: first.state.running)
-        async with projecting(second):
-            await eventually(lambda: second.state.checkpoint == len(log.shards[0]))
-            assert not second.state.running
-            tasks[0].cancel()
-            fill(log, build, seed=2)
-            await eventually(lambda: second.state.running and second.state.checkpoint == len(log.shards[0]))
-    assert await stored(read_model[0], expected(log)) == expected(log)
-
-
 async def test_the_log_may_go_away_and_come_back(read_model, log_fake, build, eventually):
     """Also in the middle of what is being read."""
     log = log_fake(1, message_events=10)
@@ -483,93 +224,6 @@ async def resumed(log: Any, one: Projector, before: int) -> bool:
     return len(log.subscriptions) > before and one.state.running
 
 
-@pytest.mark.parametrize("poison", ["unknown type", "unreadable", "gap", "refused by the database", "breaks the fold"])
-async def test_a_poisonous_event_stops_its_stream_only(read_model, log_fake, build, eventually, monkeypatch, poison):
-    """It is parked with what is wrong, what follows in its stream is held behind it, and all else goes on."""
-    log = log_fake(1)
-    fill(log, build, events_=20)
-    sku = str(uuid.uuid4())
-    product_id = build.id_of(sku)
-    log.append(product_id, build.created(sku))
-    kind, revision, payload, what = {
-        "unknown type": ("almagest.catalog.events.v1.PriceBurnt", 1, b"", "unknown event type"),
-        "unreadable": ("almagest.catalog.events.v1.PriceSet", 1, b"\xff\xff", "unreadable"),
-        "gap": ("almagest.catalog.events.v1.PriceSet", 2, build.price().SerializeToString(), "revision 1 was expected"),
-        # An amount that is no number is refused by Postgres, and found by halving.
-        "refused by the database": (
-            "almagest.catalog.events.v1.PriceSet",
-            1,
-            build.price("dear").SerializeToString(),
-            "the database refuses the row",
-        ),
-        "breaks the fold": ("almagest.catalog.events.v1.PriceSet", 1, b"", "ZeroDivisionError while applying"),
-    }[poison]
-    if poison == "breaks the fold":
-        applied = folding.evolve
-
-        def breaking(document: Any, event: Any) -> Any:
-            if event.stream == f"product-{product_id}" and event.revision:
-                raise ZeroDivisionError("a secret")
-            return applied(document, event)
-
-        monkeypatch.setattr(folding, "evolve", breaking)
-    bad = log.put(product_id, revision, kind, payload)
-    log.put(product_id, revision + 1, "almagest.catalog.events.v1.ProductPublished", b"")
-    fill(log, build, seed=2)
-    parked_before = REGISTRY.get_sample_value("almagest_projection_parked_total", _PAIR) or 0
-    told = Told()
-    one = projector(log, read_model[0], told=told)
-    async with projecting(one):
-        await eventually(lambda: caught_up(read_model[0], log))
-        log.put(product_id, revision + 2, "almagest.catalog.events.v1.ProductPublished", b"")
-        await eventually(lambda: caught_up(read_model[0], log))
-        assert one.state.error == ""
-        assert one.state.running
-    assert REGISTRY.get_sample_value("almagest_projection_parked_total", _PAIR) == parked_before + 1
-    others = fold_others(log, product_id)
-    assert await stored(read_model[0], others) == others
-    held = (await read_model[0].progress(TARGET)).held
-    [(stream, hold)] = held.items()
-    assert stream == f"product-{product_id}"
-    assert (hold.revision, hold.position, hold.last_revision) == (revision, bad.position, revision + 2)
-    assert told.holds[stream].revision == revision
-    [row_] = await stored(read_model[0], {product_id: None})
-    assert row_ == product_id
-    async with read_model[0].connection() as connection:
-        parked = await connection.fetchrow("SELECT * FROM parked_events")
-    assert (parked["event_id"], parked["event_type"], parked["held_events"]) == (bad.event_id, kind, 2)
-    assert what in parked["error"]
-    assert "secret" not in parked["error"]
-
-
-def fold_others(log: Any, product_id: str) -> Mapping[str, Any]:
-    documents: dict[str, Any] = {}
-    for shard in log.shards:
-        for event in shard:
-            if (other := event.stream.removeprefix("product-")) != product_id:
-                documents[other] = evolve(documents.get(other), event)
-    return documents
-
-
-async def test_what_is_held_survives_a_restart(read_model, log_fake, build, eventually):
-    """The next owner knows what is parked: it goes on holding, and counts on."""
-    log = log_fake(1)
-    product_id = build.id_of("a")
-    log.append(product_id, build.created("a"))
-    log.put(product_id, 1, "almagest.catalog.events.v1.Poison", b"")
-    async with projecting(projector(log, read_model[0])):
-        await eventually(lambda: caught_up(read_model[0], log))
-    log.append(product_id, build.price())
-    log.put(product_id, 2, "almagest.catalog.events.v1.PriceSet", build.price().SerializeToString())
-    log.put(product_id, 3, "almagest.catalog.events.v1.PriceSet", build.price().SerializeToString())
-    told = Told()
-    async with projecting(projector(log, read_model[0], owner="two", told=told)):
-        await eventually(lambda: caught_up(read_model[0], log))
-    [hold] = (await read_model[0].progress(TARGET)).held.values()
-    assert (hold.revision, hold.last_revision) == (1, 3)
-    assert list(told.holds) == [f"product-{product_id}"]
-
-
 async def test_events_that_a_move_copied_are_applied_once(read_model, log_fake, build, eventually):
     """Two shards of the log tell of the same product: whichever comes first, and however they interleave."""
     chance = random.Random(3)
@@ -607,10 +261,3 @@ async def test_the_checkpoint_moves_when_nothing_concerns_us(read_model, log_fak
     async with projecting(projector(log, read_model[0], buckets=())):
         await eventually(lambda: caught_up(read_model[0], log))
     assert await stored(read_model[0], expected(log)) == {}
-
-
-_PAIR = {"projection": "products", "generation": "1", "event_shard": "0", "read_shard": "0"}
-
-
-def _failures(cause: str) -> float:
-    return REGISTRY.get_sample_value("almagest_projection_failures_total", {**_PAIR, "cause": cause}) or 0
