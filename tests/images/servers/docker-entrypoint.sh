@@ -3,6 +3,8 @@
 # database is made, and what is in /docker-entrypoint-initdb.d is run by a server that listens on its socket only; then
 # the server is started as it was asked for.
 set -eu
+# Where the official image's programs have their socket without being told.
+[ "$1" != postgres ] || set -- "$@" -c unix_socket_directories=/var/run/postgresql
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   if [ -z "${POSTGRES_PASSWORD:-}" ] && [ "${POSTGRES_HOST_AUTH_METHOD:-}" != trust ]; then
     echo "Error: Database is uninitialized and superuser password is not specified." >&2
