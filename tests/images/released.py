@@ -21,6 +21,7 @@ from .volumes import Data, Sources
 DOMAIN: Final = f"{NAMESPACE}.svc.cluster.local"
 READY_SECONDS: Final = 300.0
 _NETWORK: Final = "almagest-pods"
+_LABEL: Final = "almagest.released"
 
 
 class Release:
@@ -42,16 +43,23 @@ class Release:
         self._secrets: dict[str, dict[str, bytes]] = {}
         self._configs: dict[str, dict[str, bytes]] = {}
         self._services: dict[str, Document] = {}
-        self._running: list[Pod] = []
+        self._listening: list[Names | Balancer] = []
+        self._doors: dict[str, Balancer] = {}
         self.pods: dict[str, Pod] = {}
         self.jobs: dict[str, list[Ended]] = {}
         self._jobs: dict[str, threading.Thread] = {}
         self.excused: Counter[str] = Counter()
-        engine("network", "rm", "--force", _NETWORK, check=False)
+        self._removed = threading.Event()
+        self._clear()
         engine("network", "create", "--disable-dns", _NETWORK)
         self.gateway = str(engine.inspect_network(_NETWORK)["subnets"][0]["gateway"])
         search = [DOMAIN, *(DOMAIN.split(".", count)[count] for count in (1, 2))]
-        words = [f"--network={_NETWORK}", f"--dns={self.gateway}", *(f"--dns-search={one}" for one in search)]
+        words = [
+            f"--label={_LABEL}",
+            f"--network={_NETWORK}",
+            f"--dns={self.gateway}",
+            *(f"--dns-search={one}" for one in search),
+        ]
         self._node = Node(engine, images, home, words, Sources(self.secret, self._configs.__getitem__))
 
     def secret(self, name: str) -> Data:
@@ -60,10 +68,9 @@ class Release:
 
     def open(self) -> None:
         """Answer for names and addresses."""
-        self._engine("pod", "create", "--name=almagest-node", f"--network={_NETWORK}")
-        self._engine("pod", "start", "almagest-node")
-        self._names = Names(self.gateway, self._addresses)
-        self._balancers: dict[str, Balancer] = {}
+        # The network is there when somebody is on it.
+        self._engine("pod", "start", self._engine("pod", "create", *self._node.network))
+        self._listening.append(Names(self.gateway, self._addresses))
 
     def install(self, rendered: Rendered) -> None:
         """Make everything at once, as `helm install` does, and begin every pod."""
@@ -111,13 +118,13 @@ class Release:
             def targets() -> list[tuple[str, int]]:
                 return [(pod.address, pod.port(port["targetPort"])) for pod in self.endpoints(name)]
 
-            Balancer((self.gateway, port["port"]), targets)
-            self._balancers[name] = Balancer(("127.0.0.1", 0), targets)
+            self._listening.append(Balancer((self.gateway, port["port"]), targets))
+            self._doors[name] = Balancer(("127.0.0.1", 0), targets)
+            self._listening.append(self._doors[name])
 
     def _begin(self, name: str, template: Document) -> None:
-        pod = self.pods[name] = Pod(self._node, name, template)
-        self._running.append(pod)
-        pod.start()
+        self.pods[name] = Pod(self._node, name, template)
+        self.pods[name].start()
 
     def run(self, name: str, template: Document) -> Ended:
         """Run a pod of one container to its end."""
@@ -137,7 +144,8 @@ class Release:
             tries.append(self.run(f"{name}-{number}", spec["template"]))
             if tries[-1].code == 0:
                 return
-            time.sleep(min(10 * 2**number, 360))
+            if self._removed.wait(min(10 * 2**number, 360)):
+                return
 
     def hooks(self, rendered: Rendered, hook: str) -> dict[str, Ended]:
         """Run the hooks of an upgrade or a test as Helm does: by weight, each to its end, with the objects as they are."""
@@ -164,7 +172,7 @@ class Release:
 
     def door(self, service: str) -> int:
         """The port of this machine that leads to a Service."""
-        return self._balancers[service].port
+        return self._doors[service].port
 
     def _addresses(self, name: str) -> list[str] | None:
         service, _, domain = name.partition(".")
@@ -215,15 +223,26 @@ class Release:
 
     def remove(self) -> None:
         """Take everything away."""
-        for pod in self._running:
+        self._removed.set()
+        for pod in self.pods.values():
             pod.remove()
-        self._engine("pod", "rm", "--force", "--time=0", "almagest-node", check=False)
+        for server in self._listening:
+            server.shutdown()
+            server.server_close()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Take away what is there, also what somebody has left who was ended."""
+        left = self._engine("pod", "ps", "--quiet", "--no-trunc", f"--filter=label={_LABEL}").split()
+        if left:
+            self._engine("pod", "rm", "--force", "--time=0", *left, check=False)
         self._engine("network", "rm", "--force", _NETWORK, check=False)
 
 
 def _with(template: Document, claims: Iterable[str]) -> Document:
     """A template with a volume of its own for each claim."""
-    volumes = [*template["spec"].get("volumes", []), *({"name": name, "emptyDir": {}} for name in claims)]
+    empty: list[Document] = [{"name": name, "emptyDir": {}} for name in claims]
+    volumes = [*template["spec"].get("volumes", []), *empty]
     return {**template, "spec": {**template["spec"], "volumes": volumes}}
 
 

@@ -21,7 +21,7 @@ from ..helm.rendering import COMPONENTS, Rendered, render
 from ..helm.test_pods import quantity
 from .contained import within
 from .engine import Engine
-from .pods import Member
+from .pods import Member, Pod
 from .released import Release, released
 
 SKU = "POD-1"
@@ -218,7 +218,7 @@ def test_each_ends_with_0_within_its_grace(release: Release) -> None:
     for pods in (services, {name: pod for name, pod in release.pods.items() if name not in services}):
         begun = time.monotonic()
         with ThreadPoolExecutor(len(pods)) as pool:
-            ended = dict(zip(pods, pool.map(lambda pod: pod.end(), pods.values()), strict=True))
+            ended = dict(zip(pods, pool.map(Pod.end, pods.values()), strict=True))
         took = time.monotonic() - begun
         for name, pod in pods.items():
             assert ended[name].keys() == pod.members.keys(), name
