@@ -40,7 +40,10 @@ def up(
     shards: Annotated[
         int | None, typer.Option(min=1, max=64, help="Databases per kind of data.  [default: as last time, or 2]")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that each service may take to be ready.")] = 90,
+    timeout: Annotated[
+        float,
+        typer.Option(min=1, help="Seconds for each service to be ready, once all databases are migrated."),
+    ] = 90,
     as_json: Json = False,
 ) -> None:
     """Start the whole system on this machine, and say where it is.
@@ -361,7 +364,7 @@ def _progress(*, quiet: bool) -> Generator[Report]:
         def show(name: str, state: str) -> None:
             if name not in tasks:
                 tasks[name] = bars.add_task(name, total=100, state=state)
-            bars.update(tasks[name], completed=steps.get(state, 0), state=state)
+            bars.update(tasks[name], completed=steps.get(state.partition(",")[0], 0), state=state)
             if state in {"ready", "stopped"}:
                 bars.stop_task(tasks[name])
 

@@ -1,7 +1,7 @@
 import http.client
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import orjson
@@ -46,14 +46,18 @@ class Probe:
         self.problem = f"it answers {answer.status} {_summary(body)}"
         return answer.status == http.client.OK
 
-    def attempts(self, timeout: float) -> Iterator[int]:
-        """Numbers of attempts, with a pause between them, until `timeout` seconds are over."""
+    def attempts(self, timeout: float, *, held_up: Callable[[], bool] = lambda: False) -> Iterator[int]:
+        """Numbers of attempts, with a pause between them, until `timeout` seconds are over, counted from when the
+        service is not held up any more.
+        """
         until = time.monotonic() + timeout
         number = 0
         while time.monotonic() < until:
             yield number
             number += 1
             time.sleep(_PAUSE_SECONDS)
+            if held_up():
+                until = time.monotonic() + timeout
 
 
 def _summary(body: bytes) -> str:

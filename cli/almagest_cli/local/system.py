@@ -26,6 +26,7 @@ from almagest_cli.local.daemons import Daemon, write_private
 from almagest_cli.local.databases import OWNER, Databases, ExternalPostgres, Passwords
 from almagest_cli.local.errors import LocalError, NotReadyError, ProcessDiedError
 from almagest_cli.local.layout import AUTH, GATEWAY, WORKLOADS, Places, Ports, Service
+from almagest_cli.local.migrating import Steps
 from almagest_cli.local.ports import require_free
 from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.local.probes import Probe
@@ -40,7 +41,12 @@ CERTIFICATES = "certificates"
 """The small process that renews identities."""
 
 Report: TypeAlias = Callable[[str, str], None]
-"""Called with a process's name and what happens to it: `starting`, `migrating`, `ready`, `stopped`."""
+"""Called with a process's name and what happens to it: `starting`, `migrating`, `ready`, `stopped`. Of a migration that
+takes long, `migrating`, a comma, and what it does at the moment.
+"""
+
+_SILENT_SECONDS = 660.0
+"""How long a migration may say nothing: longer than the longest statement that it may make."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ class System:
         self._report: Report = report or (lambda _name, _state: None)
         self._told = told
         self._cancelled = threading.Event()
+        self._migrating: set[str] = set()
         self._started: list[Daemon] = []
         self._postgres = EmbeddedPostgres(self.places.state / POSTGRES, log=self.places.log(POSTGRES))
         self._valkey = EmbeddedValkey(self.places.state / VALKEY, log=self.places.log(VALKEY))
@@ -140,7 +147,8 @@ class System:
         return Probe(self.ports.http[name])
 
     def up(self, *, timeout: float = 90) -> Started:
-        """Start what does not run, and wait until every service says that it is ready, each at most `timeout` seconds.
+        """Start what does not run, and wait until every service says that it is ready, each at most `timeout` seconds
+        from when no database is being migrated any more.
 
         Raises:
             LocalError: saying which part failed and why, with its log. What this call started is stopped again.
@@ -270,16 +278,7 @@ class System:
         told = self._environment(row, databases, redis_url)
         if missing:
             if row.databases and not row.replica_of:
-                self._report(row.name, "migrating")
-                owner = self._environment(row, databases, redis_url, as_owner=True)
-                self._check()
-                run_to_end(
-                    row.module,
-                    "migrate",
-                    environment=owner,
-                    directory=self.places.state,
-                    given_up=self._cancelled.is_set,
-                )
+                self._migrate(row, self._environment(row, databases, redis_url, as_owner=True))
             self._report(row.name, "starting")
             self._launch(row, told)
             if row.name == AUTH:
@@ -299,6 +298,24 @@ class System:
         self._await_ready(row, timeout=timeout)
         self._report(row.name, "ready")
 
+    def _migrate(self, row: Service, told: Mapping[str, str]) -> None:
+        """For as long as it takes: what others wait for is not late."""
+        self._report(row.name, "migrating")
+        self._check()
+        self._migrating.add(row.name)
+        try:
+            run_to_end(
+                row.module,
+                "migrate",
+                environment=told,
+                directory=self.places.state,
+                given_up=self._cancelled.is_set,
+                limit_seconds=_SILENT_SECONDS,
+                heard=Steps(lambda step: self._report(row.name, f"migrating, {step}")).heard,
+            )
+        finally:
+            self._migrating.discard(row.name)
+
     def _admin_to_show(self) -> Credentials:
         """The first admin, with the password the first time that a start succeeds."""
         try:
@@ -316,7 +333,7 @@ class System:
 
     def _await_ready(self, row: Service, *, timeout: float) -> None:
         daemon, probe = self._all[row.name], self.probe(row.name)
-        for _ in probe.attempts(timeout):
+        for _ in probe.attempts(timeout, held_up=lambda: bool(self._migrating)):
             self._check()
             if probe.ready():
                 return
