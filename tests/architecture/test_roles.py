@@ -46,6 +46,8 @@ MATRIX: Mapping[str, Mapping[str, str]] = {
         "parked_events": "SELECT INSERT UPDATE DELETE",
         "products_1.products": "SELECT INSERT UPDATE",
         "products_1.schedules": "SELECT INSERT UPDATE",
+        # The list of the release before, whose replicas use it while ours come.
+        "schedules": "SELECT INSERT UPDATE",
         "projections": "SELECT UPDATE(epoch, serving, switched_at, switched_by)",
         "schedule_refusals": "SELECT INSERT UPDATE",
         "skipped_events": "SELECT INSERT UPDATE DELETE",

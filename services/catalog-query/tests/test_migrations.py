@@ -126,3 +126,41 @@ async def test_what_the_first_generation_held_is_kept_both_ways(database):
         assert await connection.fetchval("SELECT position FROM checkpoints") == 7
     finally:
         await connection.close()
+
+
+async def test_schedules_go_over_while_replicas_of_the_release_before_write_them(postgres, database):
+    """What was there before, what they write between the steps and after them; and on the way back what we wrote."""
+    await upgrade("catalog_query.migrations", [database], "catalog_query", "0004")
+    connection = await asyncpg.connect(database)
+    earlier = await asyncpg.connect(await asyncio.to_thread(postgres.service_dsn, database, "catalog_query"))
+    plan = (
+        "INSERT INTO {} (schedule_id, product_id, published, effective_at, scheduled_by, scheduled_at, reason, state)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), true, now(), '', now(), '', 'open' FROM generate_series(1, {})"
+    )
+    end = (
+        "UPDATE {} SET state = 'cancelled', ended_at = now() WHERE schedule_id IN (SELECT schedule_id FROM {} LIMIT 3)"
+    )
+
+    async def rows(table: str) -> set[tuple]:
+        return {tuple(row) for row in await connection.fetch(f"TABLE {table}")}
+
+    try:
+        await connection.execute(plan.format("schedules", 2500))
+        await upgrade("catalog_query.migrations", [database], "catalog_query", "0005")
+        assert await rows("products_1.schedules") == set()
+        for _ in range(2):
+            await earlier.execute(plan.format("schedules", 2))
+            await earlier.execute(end.format("schedules", "schedules"))
+            await upgrade("catalog_query.migrations", [database], "catalog_query", "0006")
+            assert await rows("products_1.schedules") == await rows("schedules")
+        assert len(await rows("schedules")) == 2504
+        indexes = "SELECT count(*) FROM pg_indexes WHERE schemaname = $1 AND tablename = 'schedules'"
+        assert await connection.fetchval(indexes, "products_1") == await connection.fetchval(indexes, "public")
+        await earlier.execute(plan.format("products_1.schedules", 1))
+        ours = await rows("products_1.schedules")
+        await downgrade("catalog_query.migrations", [database], "catalog_query", "0004")
+        assert await rows("schedules") == ours
+        await earlier.execute(plan.format("schedules", 1))
+    finally:
+        await earlier.close()
+        await connection.close()

@@ -1,8 +1,12 @@
-"""The list of schedules belongs to a generation of the products, beside their table: a rebuild makes it anew as well.
+"""Lists of schedules belong to a generation of the products, beside its table: a rebuild makes them anew as well.
 
 `projections.beside` names the further templates that a generation gets tables from. And what a repair takes away: the
 versions of a product, and the schedules that the log does not have, by functions of the owner, since the service may
 delete nothing itself.
+
+Replicas of the release before write into the one list of all generations, and read it: from here on a trigger carries
+what they write into each generation's, and 0006 what was there before. A later release takes away the trigger, what
+stands in the one list, and the service's rights to it.
 """
 
 import sqlalchemy as sa
@@ -18,6 +22,32 @@ depends_on = None
 
 def upgrade() -> None:
     role = service_role()
+    # What others use is touched last, so that it is locked for as long as a commit takes.
+    _remove(role)
+    op.execute(f"""
+DO $$
+DECLARE
+    schema text;
+    key record;
+BEGIN
+    FOR schema IN SELECT format('products_%s', generation) FROM public.generations WHERE projection = 'products' LOOP
+        EXECUTE format('CREATE TABLE %I.schedules (LIKE public.schedules INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+            schema);
+        FOR key IN SELECT class.relname AS name, pg_get_indexdef(index.indexrelid) AS definition
+            FROM pg_index AS index JOIN pg_class AS class ON class.oid = index.indexrelid
+            WHERE index.indrelid = 'public.schedules'::regclass AND NOT index.indisprimary
+        LOOP
+            EXECUTE replace(key.definition, ' ON public.schedules ', format(' ON %I.schedules ', schema));
+        END LOOP;
+        FOR key IN SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
+            WHERE conrelid = 'public.schedules'::regclass AND contype = 'p'
+        LOOP
+            EXECUTE format('ALTER TABLE %I.schedules ADD CONSTRAINT %I %s', schema, key.conname, key.definition);
+        END LOOP;
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE ON %I.schedules TO %I', schema, {_literal(role)});
+    END LOOP;
+END $$
+""")  # noqa: S608 - a role that the operator named
     op.add_column(
         "projections",
         sa.Column("beside", postgresql.ARRAY(sa.String()), server_default=sa.text("'{}'"), nullable=False),
@@ -25,33 +55,29 @@ def upgrade() -> None:
     op.execute("UPDATE projections SET beside = ARRAY['schedules'] WHERE name = 'products'")
     _create(_literal(role))
     _index()
-    _remove(role)
-    op.execute(f"""
-DO $$
+    _carry()
+
+
+def _carry() -> None:
+    op.execute("""
+CREATE FUNCTION carry_schedule()
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
-    one record;
-    key record;
+    number integer;
 BEGIN
-    FOR one IN SELECT format('products_%s', generation) AS schema, generation, state FROM public.generations
-        WHERE projection = 'products'
-    LOOP
-        EXECUTE format('CREATE TABLE %I.schedules (LIKE public.schedules INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
-            one.schema);
-        FOR key IN SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
-            WHERE conrelid = 'public.schedules'::regclass AND contype = 'p'
-        LOOP
-            EXECUTE format('ALTER TABLE %I.schedules ADD CONSTRAINT %I %s', one.schema, key.conname, key.definition);
-        END LOOP;
-        EXECUTE format('INSERT INTO %I.schedules SELECT * FROM public.schedules', one.schema);
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE ON %I.schedules TO %I', one.schema, {_literal(role)});
-        IF one.state = 'ready' THEN
-            WHILE index_generation('products', one.generation) LOOP NULL; END LOOP;
-        END IF;
+    FOR number IN SELECT generation FROM public.generations WHERE projection = 'products' LOOP
+        EXECUTE format(
+            'INSERT INTO %I.schedules SELECT ($1).* ON CONFLICT (schedule_id) DO UPDATE SET state = excluded.state,'
+            ' ended_at = excluded.ended_at, failure = excluded.failure', format('products_%s', number)) USING NEW;
     END LOOP;
+    RETURN NULL;
 END $$
-""")  # noqa: S608 - a role that the operator named
-    op.execute("DELETE FROM public.schedules")
-    op.execute(f"REVOKE ALL ON public.schedules FROM {role}")
+""")
+    op.execute("REVOKE ALL ON FUNCTION carry_schedule() FROM PUBLIC")
+    op.execute(
+        "CREATE TRIGGER carry_schedule AFTER INSERT OR UPDATE ON public.schedules"
+        " FOR EACH ROW EXECUTE FUNCTION carry_schedule()"
+    )
 
 
 def _literal(role: str) -> str:
@@ -165,7 +191,10 @@ def downgrade() -> None:
     role = service_role()
     for signature in _FUNCTIONS:
         op.execute(f"DROP FUNCTION {signature}")
+    op.execute("DROP TRIGGER carry_schedule ON public.schedules")
+    op.execute("DROP FUNCTION carry_schedule()")
     # The one list of all generations is that of the one which is read.
+    op.execute("DELETE FROM public.schedules")
     op.execute("""
 DO $$
 DECLARE
@@ -178,7 +207,6 @@ BEGIN
     END LOOP;
 END $$
 """)
-    op.execute(f"GRANT SELECT, INSERT, UPDATE ON public.schedules TO {role}")
     op.drop_column("projections", "beside")
     # The functions as they were before: of one template only.
     for statement in _BEFORE:
