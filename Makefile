@@ -91,7 +91,7 @@ helm-test: $(VENV)/kubernetes ## The chart: schemas of Kubernetes, policies, gol
 .PHONY: upgrade-test rehearsal
 FROM :=
 ROLLING :=
-upgrade-test: $(VENV)/dev ## From an earlier commit's processes to these, on its state; FROM=commit ROLLING=1
+upgrade-test: $(VENV)/dev $(VENV)/kubernetes ## From an earlier commit's chart and processes to these, on its state; FROM=commit ROLLING=1
 	$(BIN)/python tests/upgrade --from $(FROM) $(if $(ROLLING),--rolling)
 
 rehearsal: $(VENV)/dev ## A backup, and all that may befall its restore
@@ -144,8 +144,9 @@ docs: $(VENV)/dev ## Write the pages that are made from code
 helm-golden: docs $(VENV)/kubernetes ## Take what the chart renders now for what it is to render
 	$(BIN)/pytest tests/helm/test_golden.py --golden
 
-released: $(VENV)/dev ## Take the present protos as what later ones must stay compatible with
+released: $(VENV)/dev $(VENV)/kubernetes ## Take the present protos and chart as what later ones must stay compatible with
 	cd protos && ../$(BIN)/buf build -o released.binpb
+	$(BIN)/helm package helm/almagest --destination $(VENV) >/dev/null && mv $(VENV)/almagest-*.tgz helm/released.tgz
 
 constraints: $(VENV)/dev ## Pin every dependency anew, with hashes
 	$(BIN)/python tools/requirements.py --all --extras --group build --group dev --group kubernetes --group bench | \

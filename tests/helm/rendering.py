@@ -14,6 +14,8 @@ import yaml
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 CHART: Final = ROOT / "helm" / "almagest"
+RELEASED: Final = ROOT / "helm" / "released.tgz"
+"""The chart that later ones must be able to follow: `make released`."""
 HELM: Final = Path(sys.executable).with_name("helm")
 COMPONENTS: Final = ("auth", "catalog-command", "catalog-query", "event-store", "gateway", "worker")
 NAMESPACE: Final = "shop"
@@ -128,13 +130,13 @@ def render(name: str, *options: str) -> Rendered:
     return Rendered(name, tuple(documents(helm([*values, *options], given))))
 
 
-def helm(arguments: list[str], given: str | None = None) -> str:
+def helm(arguments: list[str], given: str | None = None, *, chart: Path = CHART) -> str:
     """What `helm template` prints.
 
     Raises:
         RuntimeError: It refuses, and says why.
     """
-    command = [str(HELM), "template", "almagest", str(CHART), "--namespace", NAMESPACE, *arguments]
+    command = [str(HELM), "template", "almagest", str(chart), "--namespace", NAMESPACE, *arguments]
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         raise RuntimeError(done.stderr)

@@ -2,7 +2,7 @@
 
 The processes of the earlier commit are started on a state directory and filled through the gateway. Then those of this
 tree go on with the same state, and everything that was written must be there, take further changes, and be proven by
-the chain of hashes. Without `--rolling` all are stopped and started anew; with it they are replaced one by one while
+the chain of hashes. First of all, its chart must be one that this tree's can follow. Without `--rolling` all are stopped and started anew; with it they are replaced one by one while
 somebody writes and reads, so that earlier and present ones speak to each other.
 
 The earlier code runs with the packages of today: only the code of the tree is taken from the commit.
@@ -49,6 +49,7 @@ class Earlier:
             archive.extractall(directory, filter="data")
         roots = [path.parent for path in sorted(directory.glob("**/pyproject.toml")) if path.parent != directory]
         self._path = os.pathsep.join(str(root) for root in roots)
+        self.chart = directory / "helm" / "almagest"
         if (directory / "constraints.txt").read_bytes() != (ROOT / "constraints.txt").read_bytes():
             tell("note: its pinned packages were others; it runs with those of today")
 
@@ -65,6 +66,20 @@ class Earlier:
         if done.returncode:
             raise SystemExit(f"almagest {' '.join(arguments)}, as it was then, failed:\n{done.stderr}{done.stdout}")
         return done.stdout
+
+
+def follow(chart: Path) -> None:
+    """See that `helm upgrade` can make the release of this tree of that of an earlier chart."""
+    if not chart.is_dir():
+        tell("there was no chart yet")
+        return
+    test = ROOT / "tests" / "helm" / "test_upgrading.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--earlier-chart", chart, "-k", "released", test], cwd=ROOT, check=False
+    )
+    if done.returncode:
+        raise SystemExit("The chart of this tree cannot follow the earlier one.")
+    tell("its chart can be followed by this one")
 
 
 def rows(number: int) -> list[Mapping[str, Any]]:
@@ -178,6 +193,7 @@ def main() -> None:
     try:
         tell(f"starting what was at {given.commit}")
         earlier = Earlier(given.commit, directory / "tree")
+        follow(earlier.chart)
         ports = free_ports()
         up = ("up", "--port", str(ports.gateway), "--base-port", str(min(ports.grpc.values())), "--json")
         started = orjson.loads(earlier.almagest(state, *up).splitlines()[-1])
