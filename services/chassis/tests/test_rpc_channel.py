@@ -6,6 +6,10 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import dns.message
+import dns.rdatatype
+import dns.rrset
+import pytest
 from almagest.eventstore.v1 import event_pb2, event_store_pb2, event_store_pb2_grpc
 from chassis.errors import RemoteProblem
 from chassis.identity.files import FileIdentitySource
@@ -39,6 +43,48 @@ async def test_a_service_that_is_away_is_looked_for_as_often_after_long_as_at_fi
                 await asyncio.sleep(0.02)
     assert len(tries) > 10
     assert max(later - earlier for earlier, later in itertools.pairwise(tries)) < 0.75
+
+
+class Names(asyncio.DatagramProtocol):
+    """A name server that knows one address for every name."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        query = dns.message.from_wire(data)
+        answer = dns.message.make_response(query, recursion_available=True)
+        (question,) = query.question
+        if question.rdtype == dns.rdatatype.A:
+            answer.answer.append(dns.rrset.from_text(question.name, 1, "IN", "A", self.address))
+        self._transport.sendto(answer.to_wire(), addr)
+
+
+async def test_a_service_that_is_at_another_address_now_is_found_there(
+    serve: ServiceFactory, issue: Callable[..., Any]
+) -> None:
+    """Its name is asked for again as soon as the address that was known leads nowhere, as after a pod has been replaced."""
+    loop = asyncio.get_running_loop()
+    async with serve() as service:
+        transport, names = await loop.create_datagram_endpoint(lambda: Names("127.0.0.9"), ("127.0.0.1", 0))
+        target = f"dns://127.0.0.1:{transport.get_extra_info('sockname')[1]}/service.test:{service.bound.grpc_port}"
+        source = FileIdentitySource(issue("gateway"), "almagest.internal")
+        async with Channel(target, service="event-store", identity=source) as channel:
+            stub: Any = event_store_pb2_grpc.EventStoreServiceStub(channel)
+            with pytest.raises(RemoteProblem):
+                await stub.GetShardMap(REQUEST)
+            names.address = "127.0.0.1"
+            until, found = loop.time() + 10, False
+            while not found and loop.time() < until:
+                with contextlib.suppress(RemoteProblem):
+                    await stub.GetShardMap(REQUEST)
+                    found = True
+                await asyncio.sleep(0.05)
+        transport.close()
+    assert found
 
 
 async def test_a_connection_that_is_made_slowly_is_made(serve: ServiceFactory, issue: Callable[..., Any]) -> None:

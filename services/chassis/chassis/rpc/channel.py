@@ -340,6 +340,9 @@ def _options(spiffe_id: SpiffeId, retryable: frozenset[str], max_message_bytes: 
         ("grpc.min_reconnect_backoff_ms", 5_000),
         # A service that comes back is found again at once; one try in a quarter of a second costs nothing.
         ("grpc.max_reconnect_backoff_ms", 250),
+        # And so is one that is elsewhere: left to itself, gRPC asks for the addresses of a name no more than twice a
+        # minute, while those that it has lead nowhere.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         # What a stream may send ahead of who reads it. Left to itself, gRPC raises this to many megabytes for each of
         # the streams on a fast connection, whose readers may be slow.
         ("grpc.http2.bdp_probe", 0),
