@@ -126,6 +126,22 @@ class Release:
         self.pods[name] = Pod(self._node, name, template)
         self.pods[name].start()
 
+    def replace(self, name: str, *, ready_seconds: float) -> Ended:
+        """Roll a pod of one container: another is ready for so long before this one is deleted."""
+        old = self.pods[name]
+        fresh = f"{name}-again"
+        self._begin(fresh, {"metadata": {"labels": old.labels}, "spec": old.spec})
+        until = time.monotonic() + READY_SECONDS
+        while not self.pods[fresh].ready:
+            if self.pods[fresh].problem or time.monotonic() > until:
+                raise RuntimeError(self.account_of(fresh))
+            time.sleep(0.1)
+        time.sleep(ready_seconds)
+        (ended,) = old.end().values()
+        old.remove()
+        del self.pods[name]
+        return ended
+
     def run(self, name: str, template: Document) -> Ended:
         """Run a pod of one container to its end."""
         pod = Pod(self._node, name, template)
@@ -168,7 +184,7 @@ class Release:
     def endpoints(self, service: str) -> list[Pod]:
         """The pods of a Service that are ready."""
         selector = self._services[service]["selector"]
-        return [pod for pod in self.pods.values() if selector.items() <= pod.labels.items() and pod.ready]
+        return [pod for pod in list(self.pods.values()) if selector.items() <= pod.labels.items() and pod.ready]
 
     def door(self, service: str) -> int:
         """The port of this machine that leads to a Service."""
