@@ -40,6 +40,8 @@ from chassis.settings import ServiceSettings
 TRACEPARENT = "traceparent"
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SPAN_FILE_DELAY_MILLIS = 200
+_LAST_SECONDS = 3.0
+"""How long what is left is tried to be sent at the end; a pod has ten seconds more than it drains."""
 
 
 class RateLimitedSampler(Sampler):
@@ -162,6 +164,7 @@ class _Tracing:
 
     def __init__(self) -> None:
         self.provider: TracerProvider | None = None
+        self.exporter: SpanExporter | None = None
         self.tracer: Tracer = trace.NoOpTracer()
 
 
@@ -181,7 +184,7 @@ def configure_tracing(settings: ServiceSettings, service: str) -> None:
     exporter = _exporter(settings, service)
     if exporter is not None:
         provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_SPAN_FILE_DELAY_MILLIS))
-    _tracing.provider = provider
+    _tracing.provider, _tracing.exporter = provider, exporter
     _tracing.tracer = provider.get_tracer("almagest")
 
 
@@ -200,11 +203,25 @@ def _exporter(settings: ServiceSettings, service: str) -> SpanExporter | None:
 
 
 def shutdown_tracing() -> None:
-    """Send what is left, and stop. Blocks for as long as that takes, so it is the last thing that a process does."""
+    """Send what is left, and stop. Blocks for as long as that takes, so it is the last thing that a process does.
+
+    A collector that is away is waited for by the library for half a minute, and so would be whoever ends the process:
+    after a few seconds what is left is given up.
+    """
     provider, _tracing.provider = _tracing.provider, None
+    exporter, _tracing.exporter = _tracing.exporter, None
     _tracing.tracer = trace.NoOpTracer()
-    if provider is not None:
+    if provider is None:
+        return
+    if exporter is None:
         provider.shutdown()
+        return
+    late = threading.Timer(_LAST_SECONDS, exporter.shutdown)
+    late.daemon = True
+    late.start()
+    provider.shutdown()
+    late.cancel()
+    late.join()
 
 
 def flush_tracing(timeout_millis: int = 5_000) -> None:
