@@ -235,9 +235,13 @@ async def _under_fire(
             if plant is not None:
                 await plant(system, shop)
             documents = await _documents(plan.directory, shop)
+            # Who logs in is written to the log a moment later: nobody does any more, and all of it is there.
+            renewing.cancel()
+            quiet &= await _audited(postgres, within=60)
+            quiet &= await until_at([*followers, final], await _heads(reading[0]), within=60)
             events = await _dump(plan.directory, postgres)
             await _verify(plan.directory, ways)
-            for task in (*following, renewing):
+            for task in following:
                 task.cancel()
         counts = Counts(
             operations=direct.outcomes + shop.outcomes,
@@ -381,6 +385,27 @@ class Keeper:
 async def _heads(stub: Stub) -> dict[int, int]:
     answer: Any = await stub.GetShardMap(event_store_pb2.GetShardMapRequest(), timeout=30)
     return {shard.shard: shard.head for shard in answer.shards}
+
+
+async def _audited(postgres: EmbeddedPostgres, *, within: float) -> bool:
+    """Wait until what auth has to say of people is in the log; False: it is not, in that many seconds."""
+    pending = """
+        SELECT EXISTS (SELECT FROM audit_events WHERE (transaction_id, id) >
+            ALL (SELECT transaction_id, event_id FROM audit_relays))
+    """
+    until = time.monotonic() + within
+    for shard in range(SHARDS):
+        connection = await asyncpg.connect(postgres.superuser_dsn(f"users_{shard}"), timeout=30)
+        try:
+            while left := await connection.fetchval(pending):
+                if time.monotonic() > until:
+                    break
+                await asyncio.sleep(0.05)
+        finally:
+            await connection.close()
+        if left:
+            return False
+    return True
 
 
 async def _documents(directory: Path, shop: Shop) -> int:
