@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from chassis.database.pool import Database
+from chassis.redis import connect
 from worker.adapters.files import PostgresFiles
 from worker.adapters.heartbeat import Heartbeat
 from worker.adapters.postgres import PostgresJobs
+from worker.adapters.redis import STREAM, Signals
 from worker.application.attempts import Attempt, Interrupted, Interruption
 from worker.domain.errors import LeaseLost, UploadForgotten
 from worker.domain.job import (
@@ -24,6 +26,7 @@ from worker.domain.job import (
     Progress,
     RefusedRow,
 )
+from worker.entrypoints.runner import Pace, Runner
 
 REFUSED = RefusedRow(3, "A", Problem(3, "ROW_INVALID", "name: is required", (("name", "is required"),), {"a": "b"}))
 
@@ -38,6 +41,20 @@ async def database(jobs_database: Any) -> AsyncIterator[Database]:
 @pytest.fixture
 def jobs(database: Database) -> PostgresJobs:
     return PostgresJobs(database)
+
+
+@pytest.fixture
+async def signals(valkey: Any) -> AsyncIterator[Signals]:
+    """A doorbell that is heard."""
+    client, blocking = connect(valkey.url), connect(valkey.url, blocking_seconds=1.0)
+    await client.delete(STREAM)
+    made = Signals(client, blocking, worker="w", blocking_seconds=1.0)
+    sending = asyncio.create_task(made.send())
+    yield made
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    await client.aclose()
+    await blocking.aclose()
 
 
 def new_job(**more: Any) -> NewJob:
@@ -171,6 +188,57 @@ async def test_leases_are_renewed_while_the_loop_is_blocked(
 
         assert (await until(stolen)).attempts == 2
     await heartbeat.ended()
+
+
+async def test_a_job_that_is_claimed_as_the_worker_ends_is_given_back(
+    database: Database, jobs: PostgresJobs, jobs_database: Any, until: Any, signals: Signals
+) -> None:
+    """The claim was sent, and waits for a lock. The database does it then, whether or not somebody still wants it."""
+    job = await submitted(database)
+    heartbeat = Heartbeat(jobs_database.service, lease_seconds=60.0)
+    pace = Pace(
+        jobs_at_once=2,
+        lease=60.0,
+        sweep=3600.0,
+        housekeeping=3600.0,
+        drain=10.0,
+        maximum_stalls=1,
+        upload_idle=60.0,
+        retention=60.0,
+    )
+    runner = Runner(
+        worker="w",
+        jobs=jobs,
+        signals=signals,
+        heartbeat=heartbeat,
+        work=lambda attempt: attempt.pause(3600),
+        pace=pace,
+    )
+
+    async def waiting() -> Any:
+        async with database.connection() as connection:
+            return await connection.fetch(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+
+    with heartbeat:
+        async with database.transaction() as connection:
+            await connection.execute("SELECT FROM jobs FOR UPDATE")
+            running = asyncio.create_task(runner.run())
+            signals.ring(job.job_id)
+            await until(waiting)
+            running.cancel()
+            await asyncio.wait([running], timeout=0.3)
+        await asyncio.gather(running, return_exceptions=True)
+    await heartbeat.ended()
+
+    async def over() -> bool:
+        return not await waiting()
+
+    await until(over)
+    found = await jobs.find(job.job_id, None)
+    assert found is not None
+    assert (found.state, found.attempts, found.stalls) == (JobState.QUEUED, 1, 0)
 
 
 async def test_an_attempt_hears_of_loss_and_cancellation(

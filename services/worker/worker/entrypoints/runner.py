@@ -7,9 +7,10 @@ one worker.
 """
 
 import asyncio
+import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -66,6 +67,7 @@ class Runner:
         self._work = work
         self._pace = pace
         self._running: dict[asyncio.Task[None], Attempt] = {}
+        self._taking: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._room.set()
         self._draining = False
@@ -92,7 +94,8 @@ class Runner:
                 rings = await self._signals.hear(self._free)
                 for ring in rings:
                     if ring.job_id is not None:
-                        await self._claim(ring.job_id)
+                        with contextlib.suppress(ChassisError):  # the sweep finds it
+                            await self._take(self._claim(ring.job_id))
                 if rings:
                     await self._signals.answered(rings)
                 failures = 0
@@ -102,24 +105,35 @@ class Runner:
                     _logger.warning("the doorbell is not heard", problem=str(error))
                 await asyncio.sleep(backoff(failures))
 
-    async def _claim(self, job_id: uuid.UUID) -> None:
-        began = time.monotonic()
-        try:
-            job = await self._jobs.claim(job_id, worker=self._worker, lease_seconds=self._pace.lease)
-        except ChassisError:
-            return  # the sweep finds it
-        if job is not None:
-            self._start(job, began)
+    async def _claim(self, job_id: uuid.UUID) -> Sequence[Job]:
+        job = await self._jobs.claim(job_id, worker=self._worker, lease_seconds=self._pace.lease)
+        return [] if job is None else [job]
+
+    async def _claim_due(self) -> Sequence[Job]:
+        return await self._jobs.claim_due(self._free, worker=self._worker, lease_seconds=self._pace.lease)
+
+    async def _take(self, claim: Coroutine[None, None, Sequence[Job]]) -> None:
+        """Start what is claimed. Also when we are cancelled meanwhile: a claim that is given up after it was sent may
+        still be done by the database, even after this process has given its jobs back, and then nobody has the job
+        until the lease runs out.
+        """
+
+        async def take() -> None:
+            began = time.monotonic()
+            for job in await claim:
+                self._start(job, began)
+
+        taking = asyncio.create_task(take())
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
+        await asyncio.shield(taking)
 
     async def _sweep(self) -> None:
         while True:
             began = time.monotonic()
             try:
                 if self._free > 0:
-                    for job in await self._jobs.claim_due(
-                        self._free, worker=self._worker, lease_seconds=self._pace.lease
-                    ):
-                        self._start(job, began)
+                    await self._take(self._claim_due())
                 queued, running, age = await self._jobs.queue()
                 metrics.queued.set(queued)
                 metrics.running_everywhere.set(running)
@@ -221,6 +235,7 @@ class Runner:
 
     async def _drain(self) -> None:
         self._draining = True
+        await asyncio.gather(*self._taking, return_exceptions=True)
         for attempt in self._running.values():
             attempt.interrupt(Interruption.DRAIN)
         tasks = list(self._running)
