@@ -13,13 +13,16 @@ from event_store.application.mover import MovePace
 from .moving import CANCELLED, DONE, FIRST_HALF, Tail, Writers, assert_whole, begin, fetch, home, moved, over, process
 
 SLICE = 128
-QUICK = MovePace(lease=0.4)
 
 
 class Halted:
-    """Halts a move at a step of its n-th slice, until it is told to go on. Steps are told to it by the mover."""
+    """Halts a move at a step of its n-th slice, until it is told to go on. Steps are told to it by the mover.
 
-    def __init__(self, mover, step, number) -> None:
+    `between` is called after each slice, so that there is something to copy for the next.
+    """
+
+    def __init__(self, mover, step, number, *, between=None) -> None:
+        self._between = between
         self.there = asyncio.Event()
         self.go_on = asyncio.Event()
         self._mover = mover
@@ -36,6 +39,8 @@ class Halted:
             if name == self._step and move.first == self._number * SLICE:
                 self.there.set()
                 await self.go_on.wait()
+            if name == "end_departure" and self._between is not None:
+                await self._between()
             return await method(move, *args, **kwargs)
 
         setattr(shard, name, halting)
@@ -133,8 +138,17 @@ async def test_a_cancelled_move_ends_where_it_is(databases, replica, step, numbe
     """
     async with replica(databases) as store:
         writers, tail = Writers([store]), Tail(store)
-        async with writers.at_work(6), process(databases, pace=MovePace(lease=0.4, near=0)) as mover:
-            halted = Halted(mover, step, number)
+        async with writers.at_work(6), process(databases, pace=MovePace(lease=60, renewal=0.1, near=0)) as mover:
+            last = home(store.command)
+            while stream_bucket(last) // SLICE != 3:
+                last = home(store.command)
+
+            async def one_more():
+                if len(writers.written.get(last, ())) < number:
+                    await store.command.appended(store.command.item(last))
+                    writers.written[last].append(b"0")
+
+            halted = Halted(mover, step, number, between=one_more)
             await begin(databases, mover, *FIRST_HALF, slice_buckets=SLICE)
             await fetch(databases.owner[0], "UPDATE moves SET leased_until = clock_timestamp() + interval '1 hour'")
             async with running(mover):

@@ -47,6 +47,8 @@ class MovePace:
 
     lease: float = 3.0
     """How long a process that says nothing keeps others from going on with its move."""
+    renewal: float = 0.75
+    """How often it says so, and sees whether the move is still wanted."""
     every: float = 1.0
     """How often to look for a move to work on."""
     retry: float = 0.25
@@ -213,7 +215,7 @@ class Mover:
 
     async def _renew(self, work: _Work) -> None:
         while True:
-            await asyncio.sleep(self._pace.lease / 4)
+            await asyncio.sleep(self._pace.renewal)
             with contextlib.suppress(NotWritten):
                 await self._stand(work)
 
