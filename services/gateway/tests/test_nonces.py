@@ -97,8 +97,9 @@ async def test_a_memory_that_crashed_is_not_trusted_with_the_time_before(tmp_pat
         process = server.daemon.process()
         assert process is not None
         process.kill()
-        process.wait(5)
+        process.wait(30)
         server.start()
+        await asyncio.sleep(0.1)  # until we have noticed, too
         assert await redis.exists("almagest:gateway:once-since")
         for nonce in ("late", "never seen"):
             assert not await taken(nonces, nonce, since=made)
