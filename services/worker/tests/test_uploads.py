@@ -286,3 +286,27 @@ async def test_a_second_header_is_refused_and_leaves_nothing(client: Any, worker
         )
     assert refused.value.problem.violations[0].field == "chunk"
     assert await nothing_left(workers.database)
+
+
+async def test_a_client_that_goes_on_sending_is_told_why_its_call_has_ended(client: Any, header: Any) -> None:
+    """A refusal, or the end of its time, that comes while a piece is sent. gRPC for Python told some of an internal
+    error (grpc/grpc#36066).
+    """
+
+    async def requests(*headers: Any) -> AsyncIterator[Any]:
+        for each in headers:
+            yield each
+        while True:
+            yield jobs_pb2.SubmitImportRequest(chunk=b"x" * 100)
+            await asyncio.sleep(0.0005)
+
+    async def reason(timeout: float, *headers: Any) -> str:
+        with pytest.raises(RemoteProblem) as refused:
+            await client.stub.SubmitImport(requests(*headers), metadata=await client.metadata(), timeout=timeout)
+        return refused.value.reason
+
+    for number in range(12):
+        late = await asyncio.gather(*(reason(0.05 + (number + more / 4) / 400, header(None)) for more in range(4)))
+        assert set(late) == {"DEADLINE_EXCEEDED"}
+        refused = await asyncio.gather(*(reason(30, header(None), header(None)) for _ in range(4)))
+        assert set(refused) == {"INVALID_REQUEST"}

@@ -12,6 +12,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 from chassis.caller import ADDRESS_KEY, AGENT_KEY, current_origin
 from chassis.deadlines import remaining, timeout_for
 from chassis.errors import STATUS_DETAILS_KEY, ConnectionRenewed, RemoteProblem, remote_problem
+from chassis.rpc.sending import keeping_the_answer
 from chassis.telemetry import tracing
 from chassis.telemetry.metrics import CLIENT, RpcMetrics
 from chassis.tokens import METADATA_KEY, person_or_none
@@ -33,6 +34,7 @@ class Method:
     def __init__(self, channel: "Channel", kind: str, method: str, serializer: Any, deserializer: Any) -> None:
         self._channel = channel
         self._kind = kind
+        self._sends_many = kind.startswith("stream")
         self._method = method
         self._serializer = serializer
         self._deserializer = deserializer
@@ -54,6 +56,10 @@ class Method:
             self._made = make(self._method, self._serializer, self._deserializer)
             self._made_for = connection
         return self._made
+
+    def _call(self, connection: "Connection", request: Any, **options: Any) -> Any:
+        call = self._callable(connection)(request, **options)
+        return keeping_the_answer(call) if self._sends_many else call
 
     def _begin_span(self) -> tuple[Span, str]:
         """A client span when the present one is recorded, and the traceparent to send in any case.
@@ -160,8 +166,12 @@ class UnaryMethod(Method):
         began = self._metrics.begin()
         connection.begin()
         try:
-            answer = await self._callable(connection)(
-                request, timeout=timeout, metadata=self._metadata(metadata, traceparent), wait_for_ready=wait_for_ready
+            answer = await self._call(
+                connection,
+                request,
+                timeout=timeout,
+                metadata=self._metadata(metadata, traceparent),
+                wait_for_ready=wait_for_ready,
             )
         except grpc.aio.AioRpcError as error:
             code = error.code()
@@ -219,8 +229,12 @@ class StreamMethod(Method):
         began = self._metrics.begin()
         connection.begin()
         try:
-            call = self._callable(connection)(
-                request, timeout=timeout, metadata=self._metadata(metadata, traceparent), wait_for_ready=wait_for_ready
+            call = self._call(
+                connection,
+                request,
+                timeout=timeout,
+                metadata=self._metadata(metadata, traceparent),
+                wait_for_ready=wait_for_ready,
             )
         except BaseException:
             connection.end()
