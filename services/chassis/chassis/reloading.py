@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -41,13 +41,15 @@ def state(directories: Sequence[Path]) -> State:
 
 
 def _files(directories: Sequence[Path]) -> Iterator[tuple[Path, tuple[int, int]]]:
+    """What vanishes while we look is not there. `Path.rglob` would fail of a directory that does, `os.walk` goes on."""
     for directory in directories:
-        for path in directory.rglob("*.py"):
-            try:
-                found = path.stat()
-            except FileNotFoundError:
-                continue
-            yield path, (found.st_mtime_ns, found.st_size)
+        for parent, _, names in os.walk(directory):
+            for path in (Path(parent, name) for name in names if name.endswith(".py")):
+                try:
+                    found = path.stat()
+                except FileNotFoundError:
+                    continue
+                yield path, (found.st_mtime_ns, found.st_size)
 
 
 class Reloading:
@@ -57,21 +59,25 @@ class Reloading:
         self._command = list(command)
         self._directories = directories
         self._every = every
-        self._stop = threading.Event()
+        # Not an Event: `set` would wait for ever if the signal came while `wait` holds what both lock.
+        self._stopped = False
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """End the command, and `run` with its exit code."""
-        self._stop.set()
+        self._stopped = True
 
     def run(self) -> int:
         """Run until `stop`; answers the command's exit code."""
         while True:
             before = state(self._directories)
             process = subprocess.Popen(self._command)  # noqa: S603 - what we were started to run
-            while state(self._directories) == before and not self._stop.wait(self._every):
-                process.poll()
-            code = self._end(process)
-            if self._stop.is_set():
+            try:
+                while state(self._directories) == before and not self._stopped:
+                    time.sleep(self._every)
+                    process.poll()
+            finally:
+                code = self._end(process)
+            if self._stopped:
                 return code
             sys.stderr.write("sources have changed: beginning again\n")
 

@@ -105,6 +105,13 @@ async def test_files_are_searched_to_the_last_byte(
         assert (found.findings, found.mentions) == (findings, mentions), piece
 
 
+async def test_files_that_are_rotated_away_meanwhile_end_no_search(churned: Path):
+    """What stays is searched whatever vanishes beside it."""
+    (churned / "log").write_bytes(b"ada@example.org")
+    for _ in range(50):
+        assert (await last(search_files("logs", [churned], NEEDLES))).findings == 1
+
+
 async def test_redis_is_searched_in_every_kind_of_key(valkey: Any):
     """Names of keys and all that they hold."""
     client = connect(valkey.url)

@@ -1,7 +1,11 @@
 """Every byte of files, in pieces that overlap."""
 
 import asyncio
+import os
+import stat
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from chassis.searching.needles import Found, Needles
@@ -38,11 +42,20 @@ async def search_files(store: str, paths: Iterable[Path], needles: Needles) -> A
 
 
 def _files(paths: Iterable[Path]) -> list[tuple[Path, int]]:
+    """What is there, with its size. What is rotated away meanwhile is not: `os.walk` goes on where `rglob` fails."""
     files: list[tuple[Path, int]] = []
-    for path in paths:
-        below = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files += [(each, each.stat().st_size) for each in below if each.is_file()]
+    for path in chain.from_iterable(map(_below, paths)):
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            if stat.S_ISREG(found.st_mode):
+                files.append((path, found.st_size))
     return files
+
+
+def _below(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(Path(parent, name) for parent, _, names in os.walk(path) for name in names)
 
 
 def _piece(path: Path, offset: int, length: int) -> bytes:
