@@ -43,13 +43,32 @@ EXTERNAL: Final = {
             "to": [{"ipBlock": {"cidr": "10.2.0.0/16"}}],
         },
     },
-    "secrets": {"keyEncryptionKey": {"existingSecret": "key", "olderKeys": ["before"]}},
+    "secrets": {
+        "keyEncryptionKey": {
+            "existingSecret": "key",
+            "olderKeys": ["before"],
+            "kms": {
+                "enabled": True,
+                "image": "registry.example/vault-kms:1",
+                "args": ["-socket=unix:///run/kms/plugin.sock"],
+                "env": [{"name": "VAULT_ADDR", "value": "https://vault.example"}],
+                "volumeMounts": [{"name": "vault", "mountPath": "/vault", "readOnly": True}],
+            },
+        }
+    },
     "tracing": {
         "source": "external",
         "external": {"endpoint": "https://collector:4317", "to": [{"ipBlock": {"cidr": "10.3.0.0/16"}}]},
     },
     "admin": {"create": True, "existingSecret": "admin"},
-    "components": {"worker": {"settings": {"ALMAGEST_IMPORT_HOSTS": ["files.example"], "ALMAGEST_JOBS_AT_ONCE": 8}}},
+    "components": {
+        "auth": {
+            "serviceAccountAnnotations": {"vault.example/role": "almagest-auth"},
+            "extraVolumes": [{"name": "vault", "configMap": {"name": "vault-ca"}}],
+            "extraEgress": [{"ports": [{"port": 8200}], "to": [{"ipBlock": {"cidr": "10.4.0.0/16"}}]}],
+        },
+        "worker": {"settings": {"ALMAGEST_IMPORT_HOSTS": ["files.example"], "ALMAGEST_JOBS_AT_ONCE": 8}},
+    },
 }
 """Servers, certificates and secrets of one's own."""
 
@@ -63,11 +82,16 @@ GIVEN: Final[Mapping[str, frozenset[str]]] = {
             *(f"Secret/almagest-identity-{name}" for name in (*COMPONENTS, "almagest-owner")),
             *(f"Secret/{name}-databases" for name in ("auth", "catalog-query", "event-store", "worker", "owner")),
             *(f"Secret/{name}" for name in ("door", "redis", "key", "admin")),
-            *(f"ConfigMap/{name}" for name in ("authorities", "postgres-ca", "redis-ca")),
+            *(f"ConfigMap/{name}" for name in ("authorities", "postgres-ca", "redis-ca", "vault-ca")),
         }
     ),
 }
 """What each of the values says is there already."""
+
+
+def containers(spec: Document) -> list[Document]:
+    """The containers of a pod's spec, with those that run beside."""
+    return [*spec.get("initContainers", []), *spec["containers"]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +124,7 @@ class Rendered:
     def containers(self) -> Iterator[tuple[str, Document, Document]]:
         """Every container: where it is, the spec of its pod, and itself."""
         for name, pod in self.pods():
-            for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]:
+            for container in containers(pod["spec"]):
                 yield f"{name}/{container['name']}", pod["spec"], container
 
     def deployment(self, component: str) -> Document:

@@ -188,7 +188,7 @@ def _renewed(server: Server, script: str, given: dict[str, str], serial: Callabl
         server.renew()
         _until(lambda: serial(server) != before)
         sidecar.send_signal(signal.SIGTERM)
-        assert sidecar.wait(timeout=5) == 0
+        assert sidecar.wait(timeout=30) == 0
     finally:
         sidecar.kill()
         sidecar.wait()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from .rendering import GIVEN, Document, Rendered
+from .rendering import GIVEN, Document, Rendered, containers
 
 # Whose directories are whose: a service may write to /tmp alone, but for the archives.
 WRITABLE = {
@@ -12,6 +12,7 @@ WRITABLE = {
     "/var/lib/postgresql",
     "/var/run/postgresql",
     "/data",
+    "/run/kms",
 }
 
 
@@ -90,7 +91,7 @@ def test_every_secret_and_config_map_that_a_pod_needs_is_there(rendered: Rendere
 
 def references(spec: Document) -> Iterator[tuple[str, set[str]]]:
     """What a pod refers to, as Kind/name, with the keys that it takes."""
-    for container in spec["containers"]:
+    for container in containers(spec):
         for source in container.get("envFrom", []):
             yield f"ConfigMap/{source['configMapRef']['name']}", set()
         for one in container.get("env", []):
@@ -121,7 +122,7 @@ def test_volumes_are_mounted_and_mounts_have_volumes(rendered: Rendered) -> None
         volumes = [volume["name"] for volume in pod["spec"].get("volumes", [])]
         if name.startswith("almagest-postgres-"):
             volumes.append("data")
-        mounted = {mount["name"] for one in pod["spec"]["containers"] for mount in one["volumeMounts"]}
+        mounted = {mount["name"] for one in containers(pod["spec"]) for mount in one["volumeMounts"]}
         assert mounted == set(volumes), name
         assert len(volumes) == len(set(volumes)), name
 

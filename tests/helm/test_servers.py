@@ -187,3 +187,27 @@ def test_commands_are_those_of_the_services(rendered: Rendered) -> None:
             known = {"serve", "migrate"} | set(re.findall(r'"([a-z-]+)":', Path(main).read_text() if main else ""))
             assert command in known, where
             assert container["image"].startswith(f"almagest/{module.replace('_', '-')}:"), where
+
+
+def test_a_kms_runs_beside_those_who_ask_it() -> None:
+    """Before them, and until after their end; where auth looks for it; others have neither the plugin nor its socket."""
+    external = render("external")
+    having = {name: pod["spec"] for name, pod in external.pods() if "initContainers" in pod["spec"]}
+    asking = {
+        f"{name}/{container['name']}": spec
+        for name, spec, container in external.containers()
+        if "ALMAGEST_KEY_MANAGEMENT_SOCKET" in external.environment(container)
+    }
+    assert len(having) == len(asking) == 2
+    assert any(where.endswith("/first-admin") for where in asking)
+    for where, spec in asking.items():
+        (plugin,) = spec["initContainers"]
+        assert plugin["restartPolicy"] == "Always", where
+        (container,) = spec["containers"]
+        socket = Path(external.environment(container)["ALMAGEST_KEY_MANAGEMENT_SOCKET"])
+        for one in (plugin, container):
+            assert str(socket.parent) in {mount["mountPath"] for mount in one["volumeMounts"] if mount["name"] == "kms"}
+        assert f"-socket=unix://{socket}" in plugin["args"], where
+    for component in ("auth", "first-admin"):
+        egress = external.named("NetworkPolicy", f"almagest-{component}")["spec"]["egress"]
+        assert [{"port": 8200}] in [rule["ports"] for rule in egress]

@@ -82,6 +82,11 @@ def test_what_is_unknown_or_ill_typed_is_refused(values: str, word: str) -> None
         ("door.route=tls-route", "door.parentRefs is needed"),
         ("components.worker.autoscaling.enabled=true,components.worker.keda.enabled=true", "would scale the same pods"),
         ("identity.source=secrets", "door.tls.existingSecret"),
+        ("secrets.keyEncryptionKey.kms.enabled=true", "secrets.keyEncryptionKey.existingSecret is needed"),
+        (
+            "secrets.keyEncryptionKey.kms.enabled=true,secrets.keyEncryptionKey.existingSecret=key",
+            "secrets.keyEncryptionKey.kms.image is needed",
+        ),
     ],
 )
 def test_what_is_missing_is_said(values: str, word: str) -> None:

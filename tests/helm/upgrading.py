@@ -7,7 +7,7 @@ pkg/apis/*/validation); helm changes objects of the same kind and name, and dele
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from .rendering import Document
+from .rendering import Document, containers
 
 Objects: TypeAlias = Mapping[tuple[str, str], Document]
 
@@ -124,7 +124,7 @@ def _needed(pod: Document) -> Iterator[tuple[str, str]]:
                 yield "ConfigMap", source["configMap"]["name"]
             if "persistentVolumeClaim" in source:
                 yield "PersistentVolumeClaim", source["persistentVolumeClaim"]["claimName"]
-    for container in pod.get("initContainers", []) + pod["containers"]:
+    for container in containers(pod):
         for source in container.get("envFrom", []):
             yield "ConfigMap", source["configMapRef"]["name"]
         for variable in container.get("env", []):

@@ -2,7 +2,7 @@
 
 {{/*
 The environment that is no secret, as JSON. Every name is a setting of docs/configuration.md. Takes a dict: root, name,
-role (who comes to the databases; as a rule the service).
+role (who comes to the databases; as a rule the service), owner (whether as the owner).
 */}}
 {{- define "almagest.environment" -}}
 {{- $root := .root -}}
@@ -34,6 +34,9 @@ role (who comes to the databases; as a rule the service).
 {{- end -}}
 {{- if eq $name "auth" -}}
 {{- $_ := set $told "ALMAGEST_KEY_ENCRYPTION_KEY_FILE" "/etc/almagest/keys/key-encryption-key" -}}
+{{- if and $root.Values.secrets.keyEncryptionKey.kms.enabled (not .owner) -}}
+{{- $_ := set $told "ALMAGEST_KEY_MANAGEMENT_SOCKET" "/run/kms/plugin.sock" -}}
+{{- end -}}
 {{- with $root.Values.secrets.keyEncryptionKey.olderKeys -}}
 {{- $files := list -}}
 {{- range . -}}
@@ -105,6 +108,10 @@ role (who comes to the databases; as a rule the service).
       {{- range $key.olderKeys }}
       - { key: {{ . }}, path: older/{{ . }} }
       {{- end }}
+{{- if and $key.kms.enabled (not .owner) }}
+- name: kms
+  emptyDir: { sizeLimit: 1Mi }
+{{- end }}
 {{- end }}
 {{- if and (eq .name "event-store") $root.Values.archives.enabled }}
 - name: archives
@@ -135,6 +142,9 @@ role (who comes to the databases; as a rule the service).
 {{- end }}
 {{- if eq .name "auth" }}
 - { name: keys, mountPath: /etc/almagest/keys, readOnly: true }
+{{- if and $root.Values.secrets.keyEncryptionKey.kms.enabled (not .owner) }}
+- { name: kms, mountPath: /run/kms, readOnly: true }
+{{- end }}
 {{- end }}
 {{- if and (eq .name "event-store") $root.Values.archives.enabled }}
 - { name: archives, mountPath: /var/lib/almagest/archives }

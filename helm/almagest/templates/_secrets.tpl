@@ -23,6 +23,36 @@ a Secret and the checksum of it agree; without a cluster to ask (`helm template`
 {{- .Values.door.tls.existingSecret | default (printf "%s-web" (include "almagest.fullname" .)) -}}
 {{- end -}}
 
+{{/*
+The plugin of the KMS as a sidecar of auth, or nothing for others: it is there before auth asks it, and ends after. Takes
+a dict: root, name.
+*/}}
+{{- define "almagest.kmsPlugin" -}}
+{{- $kms := .root.Values.secrets.keyEncryptionKey.kms -}}
+{{- if and (eq .name "auth") $kms.enabled -}}
+{{- if not .root.Values.secrets.keyEncryptionKey.existingSecret -}}
+{{- fail "secrets.keyEncryptionKey.existingSecret is needed with a kms: only that wraps a key" -}}
+{{- end -}}
+- name: kms
+  image: {{ required "secrets.keyEncryptionKey.kms.image is needed" $kms.image }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  restartPolicy: Always
+  securityContext: {{- include "almagest.containerSecurity" .root | nindent 4 }}
+  {{- with $kms.args }}
+  args: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $kms.env }}
+  env: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  resources: {{- toYaml $kms.resources | nindent 4 }}
+  volumeMounts:
+    - { name: kms, mountPath: /run/kms }
+    {{- with $kms.volumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* The data of a Secret that there is, as JSON, or {}. Takes a dict: root, secret. */}}
 {{- define "almagest.found" -}}
 {{- $secret := lookup "v1" "Secret" .root.Release.Namespace .secret | default dict -}}

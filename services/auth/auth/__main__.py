@@ -5,7 +5,7 @@ from chassis.process import main
 from auth.administration import create_admin, rotate_keys, rotate_payload_keys
 from auth.bootstrap import bootstrap
 from auth.restoring import key_id, restored
-from auth.sealing_administration import migrate, rotate_data_keys, unseal
+from auth.sealing_administration import migrate, rotate_data_keys, unseal, wrap_key
 from auth.settings import Settings
 
 if __name__ == "__main__":
@@ -23,4 +23,5 @@ if __name__ == "__main__":
             "key-id": key_id,
             "restored": restored,
         },
+        without_settings={"wrap-key": wrap_key},
     )

@@ -46,6 +46,7 @@ from auth.adapters.common_passwords import ListedPasswords
 from auth.adapters.data_keys import DataKeys
 from auth.adapters.erasures import PostgresErasures
 from auth.adapters.jose import KeyForge, KeyRing, fresh_pair
+from auth.adapters.kms import plugin, unwrapped
 from auth.adapters.payload_keys import PayloadKeyForge, PostgresPayloadKeys
 from auth.adapters.places import EveryPlace
 from auth.adapters.postgres import PostgresPeople, PostgresSessions, PostgresSigningKeys
@@ -118,8 +119,8 @@ def fresh_secret() -> str:
     return secrets.token_urlsafe(SECRET_BYTES)
 
 
-def key_encryption_key_of(settings: Settings) -> KeyEncryptionKey:
-    """The key-encryption key that the settings name.
+async def key_encryption_key_of(settings: Settings) -> KeyEncryptionKey:
+    """The key-encryption key that the settings name, from the KMS if they name one.
 
     Raises:
         KeyEncryptionKeyError: there is no usable one.
@@ -128,7 +129,11 @@ def key_encryption_key_of(settings: Settings) -> KeyEncryptionKey:
         raise KeyEncryptionKeyError(
             "ALMAGEST_KEY_ENCRYPTION_KEY_FILE is not set: it names a file with 32 random bytes in base64"
         )
-    return KeyEncryptionKey.read(settings.key_encryption_key_file, settings.older_key_encryption_key_files)
+    files = (settings.key_encryption_key_file, *settings.older_key_encryption_key_files)
+    if settings.key_management_socket is None:
+        return KeyEncryptionKey.read(*files)
+    async with plugin(settings.key_management_socket, seconds=settings.key_management_seconds) as kms:
+        return KeyEncryptionKey(*await unwrapped(kms, files))
 
 
 @asynccontextmanager
@@ -138,7 +143,7 @@ async def assembled(settings: Settings) -> AsyncGenerator[Parts]:
     Raises:
         KeyEncryptionKeyError: there is no usable key-encryption key.
     """
-    key_encryption_key = key_encryption_key_of(settings)
+    key_encryption_key = await key_encryption_key_of(settings)
     async with AsyncExitStack() as stack:
         shards = Shards(len(settings.database_urls))
         engines: list[AsyncEngine] = []

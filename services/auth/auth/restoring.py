@@ -32,7 +32,7 @@ _SESSIONS: Final = "UPDATE sessions SET revoked_at = clock_timestamp() WHERE rev
 async def key_id(settings: Settings, arguments: list[str]) -> int:
     """Print the id of the key-encryption key, which says nothing of the key: `{"key_id"}`."""
     argparse.ArgumentParser(prog="python -m auth key-id", description=key_id.__doc__).parse_args(arguments)
-    _print({"key_id": key_encryption_key_of(settings).primary_id})
+    _print({"key_id": (await key_encryption_key_of(settings)).primary_id})
     return 0
 
 

@@ -1,18 +1,23 @@
-"""What operators do about sealed data beside the running service: `migrate`, `unseal` and `rotate-data-keys`."""
+"""What operators do about sealed data and keys: `migrate`, `unseal`, `rotate-data-keys` and `wrap-key`."""
 
 import argparse
 import json
+import secrets
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from chassis.database.engine import create_engine
 from chassis.database.migrations import downgrade, upgrade
+from chassis.sealing.aead import KEY_BYTES
 from chassis.sealing.columns import seal_with
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from auth.adapters.data_keys import DataKeys
+from auth.adapters.kms import WrappedKey, plugin
 from auth.adapters.rotation import Keys, Rotation
+from auth.adapters.sealing import is_wrapped, read_key
 from auth.adapters.sealing_people import Progress, open_people, rewritten, seal_people, some_unsealed
 from auth.adapters.sharding import Shards, sharded_sessions
 from auth.bootstrap import assembled, key_encryption_key_of, now
@@ -68,6 +73,28 @@ async def rotate_data_keys(settings: Settings, arguments: list[str]) -> int:
     return 0
 
 
+async def wrap_key(arguments: list[str]) -> int:
+    """Print a new key-encryption key as a KMS has wrapped it, for ALMAGEST_KEY_ENCRYPTION_KEY_FILE.
+
+    With a file it is the key in there, which may be bare or wrapped: to go over to a KMS, or to the KMS's own new key.
+    """
+    parser = argparse.ArgumentParser(prog="python -m auth wrap-key", description=wrap_key.__doc__)
+    parser.add_argument("--socket", type=Path, required=True, help="where the plugin of the KMS listens")
+    parser.add_argument("--file", type=Path, help="a file with a key-encryption key, bare or wrapped")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long the plugin may take for each answer")
+    given = parser.parse_args(arguments)
+    async with plugin(given.socket, seconds=given.seconds) as kms:
+        if given.file is None:
+            key = secrets.token_bytes(KEY_BYTES)
+        elif is_wrapped(given.file):
+            key = await kms.unwrap(WrappedKey.read(given.file))
+        else:
+            key = read_key(given.file)
+        wrapped = await kms.wrap(key)
+    sys.stdout.write(wrapped.model_dump_json() + "\n")
+    return 0
+
+
 def _owned(settings: Settings) -> Sequence[str]:
     return settings.migration_database_urls or settings.database_urls
 
@@ -87,7 +114,7 @@ async def _engines(dsns: Sequence[str]) -> AsyncGenerator[list[AsyncEngine]]:
 
 async def _keys(settings: Settings, engines: Sequence[AsyncEngine]) -> DataKeys:
     shards = Shards(len(engines))
-    keys = DataKeys(sharded_sessions(shards, engines), shards, key_encryption_key_of(settings), clock=now)
+    keys = DataKeys(sharded_sessions(shards, engines), shards, await key_encryption_key_of(settings), clock=now)
     for engine in engines:
         seal_with(engine, keys.ring)
     await keys.open()

@@ -11,9 +11,15 @@ class Settings(DatabaseSettings):
     """Databases, key-encryption key, and how long what we issue is good for."""
 
     key_encryption_key_file: Path | None = None
-    """32 random bytes in base64, kept apart from the databases and their backups. All but `migrate` need it."""
+    """32 random bytes in base64, kept apart from the databases and their backups; with a KMS, such a key as the KMS has
+    wrapped it. All but `migrate` need it."""
     older_key_encryption_key_files: tuple[Path, ...] = ()
     """The files of earlier key-encryption keys, as a JSON list, until everything is sealed with the present one."""
+    key_management_socket: Path | None = None
+    """The Unix domain socket of a KMS plugin (Kubernetes' KMS v2) that has wrapped those keys. It is asked once, at the
+    start. `python -m auth wrap-key` makes a key, or wraps one."""
+    key_management_seconds: float = Field(default=20.0, gt=0, le=300)
+    """How long the plugin may take for each answer, and to be there."""
     search_directories: tuple[Path, ...] = ()
     """Where the logs and traces of all services are, as a JSON list, if auth can read them: they are searched for the
     traces of people who were forgotten. What is not named here is named in the certificate as not searched."""

@@ -78,6 +78,18 @@ def settings(databases: Databases, key_file: Path, identity: Callable[[str], Pat
     )
 
 
+@pytest.fixture
+def fresh_settings(settings: Settings, fresh_databases: Databases) -> Settings:
+    """Those of a service whose databases are empty, and which soon hears of new keys."""
+    return settings.model_copy(
+        update={
+            "database_urls": fresh_databases.service,
+            "migration_database_urls": fresh_databases.owner,
+            "key_refresh_seconds": 0.1,
+        }
+    )
+
+
 @pytest.fixture(scope="session")
 async def parts(settings: Settings) -> AsyncIterator[Parts]:
     """The adapters on the two databases."""

@@ -17,15 +17,9 @@ from auth.application.keys import ensure_keys, rotate_keys
 from auth.bootstrap import assembled, bootstrap, now
 from auth.domain.errors import InvalidAccessToken, NextKeyTooYoung
 from auth.domain.keys import KeyState
-from auth.settings import Settings
 from chassis.process import running
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc.jwk import OKPKey
-
-
-@pytest.fixture
-def fresh_settings(settings: Settings, fresh_databases: Any) -> Settings:
-    return settings.model_copy(update={"database_urls": fresh_databases.service})
 
 
 def ring(parts: Any, **changes: Any) -> KeyRing:

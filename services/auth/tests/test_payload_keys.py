@@ -15,18 +15,12 @@ from auth.application.payload_keys import ensure_payload_keys, renew_payload_key
 from auth.bootstrap import assembled, now
 from auth.domain.errors import NextKeyTooYoung
 from auth.domain.keys import KeyState
-from auth.settings import Settings
 from chassis.errors import RemoteProblem
 from chassis.identity.files import FileIdentitySource
 from chassis.payloads import PrivateKey, Suite
 from chassis.rpc.channel import Channel
 
 STATES = [KeyState.ACTIVE, KeyState.NEXT]
-
-
-@pytest.fixture
-def fresh_settings(settings: Settings, fresh_databases: Any) -> Settings:
-    return settings.model_copy(update={"database_urls": fresh_databases.service})
 
 
 async def test_ten_first_starts_at_once_make_one_pair_per_suite(fresh_settings, fresh_databases):

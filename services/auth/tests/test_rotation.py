@@ -9,32 +9,13 @@ import asyncpg
 import pytest
 from auth.adapters.rotation import WRAPPED, Keys, Rotation
 from auth.application.keys import ensure_keys
-from auth.application.people import create_person
 from auth.bootstrap import Parts, assembled, now
 from auth.domain.errors import EmailTaken, RotationRunning
-from auth.domain.people import Role, User, registration
 from auth.sealing_administration import rotate_data_keys
 from chassis.ids import uuid7
 from chassis.sealing.aead import UnknownKey
 
-
-async def create(parts: Parts, email: str) -> User:
-    person = registration(
-        email=email,
-        password="correct horse battery staple",
-        first_name="Ada",
-        last_name="Lovelace",
-        roles=[Role.VIEWER],
-    )
-    return await create_person(
-        person,
-        command_id=uuid7(),
-        people=parts.people,
-        common=parts.common,
-        hashing=parts.passwords.hash,
-        fingerprints=parts.key_encryption_key,
-        clock=now,
-    )
+from .people import create
 
 
 async def ask(dsns, question: str, *values: object) -> set[bytes]:
@@ -51,17 +32,6 @@ async def ask(dsns, question: str, *values: object) -> set[bytes]:
 SEALED_WITH = """SELECT DISTINCT substring(sealed FROM 2 FOR 8) FROM users,
     unnest(ARRAY[sealed_email, sealed_first_name, sealed_last_name]) AS sealed"""
 INDEXED_WITH = "SELECT DISTINCT key_id FROM email_indexes"
-
-
-@pytest.fixture
-def fresh_settings(settings, fresh_databases):
-    return settings.model_copy(
-        update={
-            "database_urls": fresh_databases.service,
-            "migration_database_urls": fresh_databases.owner,
-            "key_refresh_seconds": 0.1,
-        }
-    )
 
 
 def rotation(parts: Parts, *, batch: int = 3) -> Rotation:

@@ -8,12 +8,10 @@ import asyncpg
 import pytest
 from auth.adapters.sharding import Shards, sharded_sessions
 from auth.adapters.tables import UserRow
-from auth.application.people import create_person
 from auth.bootstrap import Parts, assembled, now
 from auth.domain.concealed import PasswordHash
 from auth.domain.errors import EmailTaken
 from auth.domain.identifiers import bucket_in, stamped
-from auth.domain.people import Role, User, registration
 from auth.sealing_administration import migrate, unseal
 from auth.settings import Settings
 from chassis.buckets import BucketMap, bucket_of
@@ -24,23 +22,10 @@ from chassis.sealing.aead import SealBroken, SealingError
 from chassis.sealing.columns import seal_with
 from sqlalchemy import select, text, update
 
+from .people import create
+
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
 SHARDS = BucketMap(2)
-
-
-async def create(parts: Parts, email: str, *, first: str = "Ada", last: str = "Lovelace") -> User:
-    person = registration(
-        email=email, password="correct horse battery staple", first_name=first, last_name=last, roles=[Role.VIEWER]
-    )
-    return await create_person(
-        person,
-        command_id=uuid7(),
-        people=parts.people,
-        common=parts.common,
-        hashing=parts.passwords.hash,
-        fingerprints=parts.key_encryption_key,
-        clock=now,
-    )
 
 
 async def everything(dsns) -> bytes:
@@ -60,21 +45,10 @@ async def everything(dsns) -> bytes:
     return found
 
 
-@pytest.fixture
-def fresh_settings(settings: Settings, fresh_databases) -> Settings:
-    return settings.model_copy(
-        update={
-            "database_urls": fresh_databases.service,
-            "migration_database_urls": fresh_databases.owner,
-            "key_refresh_seconds": 0.1,
-        }
-    )
-
-
 async def test_the_database_holds_neither_names_nor_addresses(fresh_settings, fresh_databases):
     """Not in any column of any table; what is read through the keys is what was written."""
     async with assembled(fresh_settings) as parts:
-        user = await create(parts, "lovelace.ada@example.org", first="Augusta Ada", last="Byron-Lovelace")
+        user = await create(parts, "lovelace.ada@example.org", first_name="Augusta Ada", last_name="Byron-Lovelace")
         stored = await everything(fresh_databases.owner)
         for plain in (b"lovelace", b"example.org", b"Augusta", b"Byron"):
             assert plain.lower() not in stored.lower()

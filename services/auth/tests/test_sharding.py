@@ -3,7 +3,6 @@
 import asyncio
 import traceback
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 import asyncpg
 import pytest
@@ -12,7 +11,6 @@ from auth.adapters.postgres import RowRefused
 from auth.adapters.sealed_tables import EmailIndexRow, index_value
 from auth.adapters.sharding import Shards, sharded_sessions
 from auth.adapters.tables import CommandRow, SessionRow, UserRow
-from auth.application.people import create_person
 from auth.bootstrap import Parts, now
 from auth.domain.concealed import PasswordHash
 from auth.domain.errors import CommandReused, EmailTaken
@@ -23,6 +21,8 @@ from chassis.buckets import BucketMap, bucket_of
 from chassis.ids import uuid7
 from sqlalchemy import bindparam, delete, func, or_, select
 
+from .people import create
+
 
 def address(parts: Parts, shard: int) -> str:
     """A new address whose home is the shard."""
@@ -30,24 +30,6 @@ def address(parts: Parts, shard: int) -> str:
         email = f"{uuid7().hex}@example.org"
         if BucketMap(2).shard_of(parts.data_keys.bucket(email)) == shard:
             return email
-
-
-async def create(parts: Parts, email: str, *, command_id: UUID | None = None, last_name: str = "Lovelace") -> User:
-    return await create_person(
-        registration(
-            email=email,
-            password="correct horse battery staple",
-            first_name="Ada",
-            last_name=last_name,
-            roles=[Role.VIEWER],
-        ),
-        command_id=command_id or uuid7(),
-        people=parts.people,
-        common=parts.common,
-        hashing=parts.passwords.hash,
-        fingerprints=parts.key_encryption_key,
-        clock=now,
-    )
 
 
 async def holders(databases, parts: Parts, email: str) -> list[int]:

@@ -36,9 +36,10 @@ Settings = TypeVar("Settings", bound=ServiceSettings)
 Task = Callable[[], Coroutine[Any, Any, None]]
 FetchJwks = Callable[[], Awaitable[bytes]]
 Command = Callable[[Any, list[str]], Awaitable[int]]
+Tool = Callable[[list[str]], Awaitable[int]]
 
 _USAGE_ERROR = 2
-_AGAIN_SECONDS = 15.0
+_AGAIN_SECONDS = 5.0
 _GC_THRESHOLD = (50_000, 20, 20)
 _GET_JWKS = "/almagest.auth.v1.AuthService/GetJwks"
 
@@ -397,16 +398,21 @@ def main(
     *,
     migrations: str | None = None,
     commands: Mapping[str, Command] | None = None,
+    without_settings: Mapping[str, Tool] | None = None,
 ) -> None:
     """The process of a service: `serve` (the default), `migrate`, or a command of the service's own. Exits."""
     arguments = sys.argv[1:] or ["serve"]
+    tools = without_settings or {}
+    if arguments[0] in tools:
+        configure_logging(service)
+        sys.exit(_run(tools[arguments[0]](arguments[1:])))
     known: dict[str, Command] = {**(commands or {})}
     known["serve"] = lambda read, _arguments: serve(service, read, bootstrap)
     if migrations is not None:
         known["migrate"] = lambda read, _arguments: _migrate(service, read, migrations)
     command = known.get(arguments[0])
     if command is None:
-        sys.stderr.write(f"usage: python -m {service.replace('-', '_')} [{'|'.join(sorted(known))}]\n")
+        sys.stderr.write(f"usage: python -m {service.replace('-', '_')} [{'|'.join(sorted({*known, *tools}))}]\n")
         sys.exit(_USAGE_ERROR)
     try:
         read = settings()  # pyright: ignore[reportCallIssue] - the environment gives what has no default

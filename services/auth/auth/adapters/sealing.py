@@ -1,17 +1,17 @@
 """The key-encryption key: what makes a stolen copy of the database useless for signing and for reading.
 
-It comes from a file that is kept apart from the databases and their backups; while it is rotated there are older ones
-beside it. Two keys are derived from each (HKDF-SHA256), one to seal keys with AES-256-GCM, one to fingerprint requests,
-so that no use of one says anything about the other.
+It comes from a file that is kept apart from the databases and their backups, bare or wrapped by a KMS
+(`auth.adapters.kms`); while it is rotated there are older ones beside it. Two keys are derived from each (HKDF-SHA256),
+one to seal keys with AES-256-GCM, one to fingerprint requests, so that no use of one says anything about the other.
 """
 
 import hmac
-from collections.abc import Iterable
 from pathlib import Path
 
 from chassis.process import CannotStart
+from chassis.sealing import wrapping
 from chassis.sealing.aead import SealingError, UnknownKey, derived
-from chassis.sealing.wrapping import FileKeyWrapping, read_key
+from chassis.sealing.wrapping import FileKeyWrapping
 
 from auth.domain.people import Registration
 
@@ -41,16 +41,13 @@ class KeyEncryptionKey:
         return self._files.primary_id
 
     @classmethod
-    def read(cls, path: Path, older: Iterable[Path] = ()) -> "KeyEncryptionKey":
+    def read(cls, path: Path, *older: Path) -> "KeyEncryptionKey":
         """Read the keys from files that hold 32 bytes in base64 each.
 
         Raises:
             KeyEncryptionKeyError: naming the file and what is wrong with it, never its content.
         """
-        try:
-            return cls(read_key(path), *(read_key(each) for each in older))
-        except SealingError as error:
-            raise KeyEncryptionKeyError(str(error)) from error
+        return cls(*(read_key(each) for each in (path, *older)))
 
     def seal(self, secret: bytes, *, context: str) -> bytes:
         """Encrypt a secret. It opens only in the same context, so that sealed values cannot be swapped between rows."""
@@ -96,6 +93,31 @@ class KeyEncryptionKey:
     def is_of(self, registration: Registration, fingerprint: bytes) -> bool:
         """Whether a fingerprint, under the present key or an older one, is that of a request."""
         return any(hmac.compare_digest(_fingerprint(key, registration), fingerprint) for key in self._fingerprints)
+
+
+def read_key(path: Path) -> bytes:
+    """The key in a file that holds it bare.
+
+    Raises:
+        KeyEncryptionKeyError: naming the file and what is wrong with it, never its content.
+    """
+    try:
+        return wrapping.read_key(path)
+    except SealingError as error:
+        if is_wrapped(path):
+            raise KeyEncryptionKeyError(
+                f"the key-encryption key {path} is wrapped by a KMS: ALMAGEST_KEY_MANAGEMENT_SOCKET says where that is"
+            ) from None
+        raise KeyEncryptionKeyError(str(error)) from error
+
+
+def is_wrapped(path: Path) -> bool:
+    """Whether a file holds a key that a KMS has wrapped."""
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"{"
+    except OSError:
+        return False
 
 
 def _fingerprint(key: bytes, registration: Registration) -> bytes:

@@ -1,8 +1,8 @@
 """The key above all keys: it seals ("wraps") data keys and nothing else.
 
 A KMS keeps that key to itself and wraps and unwraps over the network, so the protocol is asynchronous and speaks of
-wrapped keys only; a file is the smallest KMS. The files are kept apart from the databases and their backups: whoever
-has only one of the two has nothing.
+wrapped keys only; a file is the smallest KMS, and may itself be wrapped by one (ADR 43). The files are kept apart from
+the databases and their backups: whoever has only one of the two has nothing.
 """
 
 import base64
