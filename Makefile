@@ -113,14 +113,17 @@ kind-up: ## Make a kind cluster with what the chart stands on; then `tilt up`
 kind-down: ## Remove the cluster and its data
 	@k8s/kind.sh down
 
-.PHONY: images images-test
+.PHONY: images images-test images-upgrade-test
 BASE := python:3.11-slim-bookworm
 images: ## Build the images of all services with docker or podman; BASE=image CONTAINER_ENGINE=podman
 	python3 tools/images.py --base $(BASE)
 
 IMAGES := /var/tmp/almagest-images
-images-test: $(VENV)/dev ## Build the images on a stand-in base, and run them as a system; needs root, podman, mmdebstrap
+images-test: $(VENV)/dev $(VENV)/kubernetes ## Build the images on a stand-in base, and run them as a system; needs root, podman, mmdebstrap
 	ALMAGEST_IMAGES=$(IMAGES) $(BIN)/pytest tests/images -o timeout=3600
+
+images-upgrade-test: $(VENV)/dev $(VENV)/kubernetes ## From an earlier commit's chart and images to these, without a cluster; FROM=commit
+	ALMAGEST_IMAGES=$(IMAGES) ALMAGEST_IMAGES_FROM=$(or $(FROM),$(error Which commit? make images-upgrade-test FROM=commit)) $(BIN)/pytest tests/images/test_upgrading.py -o timeout=3600
 
 .PHONY: cluster-install cluster-test
 cluster-install: ## Build the images, and install or upgrade the chart on the current cluster by helm

@@ -11,9 +11,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from configparser import ConfigParser
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -116,11 +118,13 @@ def main() -> None:
     engine = os.environ.get("CONTAINER_ENGINE") or next(filter(shutil.which, ("docker", "podman")), None)
     if engine is None:
         raise SystemExit("Neither docker nor podman is here: `apt-get install podman`, for one.")
-    for service in arguments.services:
-        tag = f"almagest/{service}:{arguments.tag or version(service)}"
-        build(engine, service, tag=tag, base=arguments.base, target=arguments.target)
-        size = subprocess.run([engine, "inspect", "--format={{.Size}}", tag], capture_output=True, check=True).stdout
-        print(f"{tag} {int(size) / 1e6:.0f} MB")
+    with tempfile.TemporaryDirectory() as directory:
+        secrets = of_pip(Path(directory), engine=engine) if find_spec("pip") else []
+        for service in arguments.services:
+            tag = f"almagest/{service}:{arguments.tag or version(service)}"
+            build(engine, service, tag=tag, base=arguments.base, target=arguments.target, secrets=secrets)
+            said = subprocess.run([engine, "inspect", "--format={{.Size}}", tag], capture_output=True, check=True)
+            print(f"{tag} {int(said.stdout) / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from ..helm.rendering import NAMESPACE, Document, Rendered
+from harness.running import Reached
+
+from ..helm.rendering import COMPONENTS, NAMESPACE, Document, Rendered
 from .certificates import Certificates
 from .engine import Engine
 from .names import Balancer, Names
@@ -74,7 +77,7 @@ class Release:
 
     def install(self, rendered: Rendered) -> None:
         """Make everything at once, as `helm install` does, and begin every pod."""
-        own = [one for one in rendered.documents if "helm.sh/hook" not in one["metadata"].get("annotations", {})]
+        own = [one for one in rendered.documents if not _hook(one)]
         self.know(own)
         for one in own:
             name = one["metadata"]["name"]
@@ -86,8 +89,7 @@ class Release:
                         claims = [claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])]
                         self._begin(f"{name}-{number}", _with(template, claims))
                 case {"kind": "Job"}:
-                    self._jobs[name] = threading.Thread(target=self._complete, args=(one,), daemon=True)
-                    self._jobs[name].start()
+                    self._try(one)
                 case _:
                     pass
 
@@ -126,11 +128,11 @@ class Release:
         self.pods[name] = Pod(self._node, name, template)
         self.pods[name].start()
 
-    def replace(self, name: str, *, ready_seconds: float) -> Ended:
-        """Roll a pod of one container: another is ready for so long before this one is deleted."""
+    def replace(self, name: str, template: Document, *, ready_seconds: float) -> Ended:
+        """Roll a pod of one container: another, of this template, is ready for so long before this one is deleted."""
         old = self.pods[name]
         fresh = f"{name}-again"
-        self._begin(fresh, {"metadata": {"labels": old.labels}, "spec": old.spec})
+        self._begin(fresh, template)
         until = time.monotonic() + READY_SECONDS
         while not self.pods[fresh].ready:
             if self.pods[fresh].problem or time.monotonic() > until:
@@ -163,11 +165,42 @@ class Release:
             if self._removed.wait(min(10 * 2**number, 360)):
                 return
 
+    def roll(self, rendered: Rendered) -> list[Ended]:
+        """Replace the pods of all services at once, as their Deployments say."""
+
+        def one(deployment: Document) -> Ended:
+            spec, name = deployment["spec"], deployment["metadata"]["name"]
+            return self.replace(f"{name}-0", spec["template"], ready_seconds=spec["minReadySeconds"])
+
+        deployments = [rendered.deployment(name) for name in COMPONENTS]
+        with ThreadPoolExecutor(len(deployments)) as pool:
+            return list(pool.map(one, deployments))
+
+    def upgrade(self, rendered: Rendered) -> list[Ended]:
+        """As `helm upgrade` does: the hooks before it, then its objects, its new Jobs, and its pods. What was made once
+        stays, and so do the servers.
+
+        Raises:
+            RuntimeError: a hook failed; nothing else has changed.
+        """
+        for name, ended in self.hooks(rendered, "pre-upgrade").items():
+            if ended.code != 0:
+                raise RuntimeError(f"{name} failed: {ended.log}")
+        own = [one for one in rendered.documents if not _hook(one)]
+        self.know([one for one in own if one["kind"] not in {"Secret", "Service"}])
+        for job in own:
+            if job["kind"] == "Job" and job["metadata"]["name"] not in self.jobs:
+                self._try(job)
+        return self.roll(rendered)
+
+    def _try(self, job: Document) -> None:
+        name = job["metadata"]["name"]
+        self._jobs[name] = threading.Thread(target=self._complete, args=(job,), daemon=True)
+        self._jobs[name].start()
+
     def hooks(self, rendered: Rendered, hook: str) -> dict[str, Ended]:
         """Run the hooks of an upgrade or a test as Helm does: by weight, each to its end, with the objects as they are."""
-        found = [
-            one for one in rendered.documents if one["metadata"].get("annotations", {}).get("helm.sh/hook") == hook
-        ]
+        found = [one for one in rendered.documents if _hook(one) == hook]
         found.sort(key=lambda one: int(one["metadata"]["annotations"].get("helm.sh/hook-weight", "0")))
         ended: dict[str, Ended] = {}
         for one in found:
@@ -253,6 +286,30 @@ class Release:
         if left:
             self._engine("pod", "rm", "--force", "--time=0", *left, check=False)
         self._engine("network", "rm", "--force", _NETWORK, check=False)
+
+
+def _hook(document: Document) -> str:
+    """When Helm makes it, if not with everything else."""
+    return str(document["metadata"].get("annotations", {}).get("helm.sh/hook", ""))
+
+
+def images_of(rendered: Rendered, services: Mapping[str, str], servers: Mapping[str, str]) -> dict[str, str]:
+    """What stands for each image that a chart names: of services, and of the bundled servers, by name."""
+    theirs = {f"almagest/{name}": image for name, image in services.items()}
+    theirs |= {"docker.io/library/postgres": servers["postgres"], "docker.io/valkey/valkey": servers["valkey"]}
+    return {one["image"]: theirs.get(one["image"].rpartition(":")[0], "") for _, _, one in rendered.containers()}
+
+
+def reached(release: Release, rendered: Rendered, directory: Path) -> Reached:
+    """The door at the host that the chart names, the chart's authority, and who was made the first admin."""
+    certificate = rendered.named("Certificate", "almagest-web")["spec"]
+    ca = directory / "ca.crt"
+    ca.write_bytes(release.secret(certificate["secretName"])["ca.crt"])
+    smoke = rendered.environment(rendered.named("Pod", "almagest-smoke")["spec"]["containers"][0])
+    password = smoke["PASSWORD"]["secretKeyRef"]
+    host, port = certificate["dnsNames"][0], release.door("almagest-gateway")
+    secret = release.secret(password["name"])[password["key"]].decode()
+    return Reached(f"https://{host}:{port}", ca, smoke["EMAIL"], secret)
 
 
 def _with(template: Document, claims: Iterable[str]) -> Document:

@@ -2,7 +2,6 @@
 files, probes and limits, on the Postgres and the Valkey that the chart makes; nothing of it is said here again.
 """
 
-import asyncio
 import re
 import ssl
 import subprocess
@@ -16,18 +15,17 @@ import pytest
 from harness.door import Door
 from harness.running import Reached
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
-from storm.load import Load
 
 from ..e2e.test_trace import Collector
 from ..helm.rendering import COMPONENTS, Rendered, render
 from ..helm.test_pods import quantity
 from .contained import within
 from .engine import Engine
-from .pods import Ended, Member, Pod
-from .released import Release, released
+from .pods import Member, Pod
+from .released import Release, images_of, reached, released
+from .unnoticed import unnoticed
 
 SKU = "POD-1"
-REQUESTS_PER_SECOND = 5
 COMPONENT = "app.kubernetes.io/component"
 PLANT = 'for place; do (: > "$place/planted") 2>&1; done; true'
 LIMIT = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max"
@@ -60,32 +58,22 @@ def release(
         receiver.add_insecure_port(f"{address}:4317")
         receiver.start()
 
-    theirs = {f"almagest/{name}": image for name, image in images.items()}
-    theirs |= {"docker.io/library/postgres": servers["postgres"], "docker.io/valkey/valkey": servers["valkey"]}
-    known = {one["image"]: theirs.get(one["image"].rpartition(":")[0], "") for _, _, one in dev.containers()}
     home = tmp_path_factory.mktemp("released")
-    with released(engine, known, dev, home, elsewhere={"almagest-jaeger": receive}) as running:
+    with released(
+        engine, images_of(dev, images, servers), dev, home, elsewhere={"almagest-jaeger": receive}
+    ) as running:
         yield running
     receiver.stop(None)
 
 
 @pytest.fixture(scope="module")
-def reached(release: Release, dev: Rendered, tmp_path_factory: pytest.TempPathFactory) -> Reached:
-    """The door at the host that the chart names, the chart's authority, and who was made the first admin."""
-    certificate = dev.named("Certificate", "almagest-web")["spec"]
-    ca = tmp_path_factory.mktemp("door") / "ca.crt"
-    ca.write_bytes(release.secret(certificate["secretName"])["ca.crt"])
-    smoke = dev.environment(dev.named("Pod", "almagest-smoke")["spec"]["containers"][0])
-    password = smoke["PASSWORD"]["secretKeyRef"]
-    host, port = certificate["dnsNames"][0], release.door("almagest-gateway")
-    return Reached(
-        f"https://{host}:{port}", ca, smoke["EMAIL"], release.secret(password["name"])[password["key"]].decode()
-    )
+def where(release: Release, dev: Rendered, tmp_path_factory: pytest.TempPathFactory) -> Reached:
+    return reached(release, dev, tmp_path_factory.mktemp("door"))
 
 
 @pytest.fixture(scope="module")
-def door(reached: Reached) -> Iterator[Door]:
-    with Door.to(reached) as door:
+def door(where: Reached) -> Iterator[Door]:
+    with Door.to(where) as door:
         yield door
 
 
@@ -208,30 +196,10 @@ def test_a_container_that_is_killed_comes_back_and_is_found(release: Release, do
 
 
 async def test_all_services_are_replaced_at_once_and_nobody_notices(
-    release: Release, dev: Rendered, reached: Reached
+    release: Release, dev: Rendered, where: Reached
 ) -> None:
     """One pod each, as the chart rolls them: no request fails, no feed stands still, no import is lost."""
-    load = Load(
-        reached.url, reached.ca, email=reached.admin_email, password=reached.admin_password, rate=REQUESTS_PER_SECOND
-    )
-    deployments = [dev.deployment(name) for name in COMPONENTS]
-    names = [f"{one['metadata']['name']}-0" for one in deployments]
-
-    def roll() -> list[Ended]:
-        with ThreadPoolExecutor(len(names)) as pool:
-            seconds = [one["spec"]["minReadySeconds"] for one in deployments]
-            return list(pool.map(lambda name, ready: release.replace(name, ready_seconds=ready), names, seconds))
-
-    ended = list[Ended]()
-
-    async def rolled() -> None:
-        ended.extend(await asyncio.to_thread(roll))
-
-    await load.run_while(rolled(), clients=3)
-    assert [one.code for one in ended] == [0] * len(COMPONENTS), ended
-    assert not load.failures, load.failures[:20]
-    assert load.requests["create"] > 5
-    assert load.feed_events > 10
+    await unnoticed(where, lambda: release.roll(dev))
 
 
 def test_everybody_stays_ready(release: Release) -> None:

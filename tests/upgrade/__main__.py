@@ -26,7 +26,7 @@ from typing import Any
 import orjson
 from almagest_cli.local.layout import SERVICES
 from almagest_cli.local.maintenance import Maintenance
-from almagest_cli.local.ports import free_ports
+from almagest_cli.local.ports import free_usual_ports
 from almagest_cli.local.system import CERTIFICATES, System
 from harness.door import Document, Door
 
@@ -194,7 +194,7 @@ def main() -> None:
         tell(f"starting what was at {given.commit}")
         earlier = Earlier(given.commit, directory / "tree")
         follow(earlier.chart)
-        ports = free_ports()
+        ports = free_usual_ports()
         up = ("up", "--port", str(ports.gateway), "--base-port", str(min(ports.grpc.values())), "--json")
         started = orjson.loads(earlier.almagest(state, *up).splitlines()[-1])
         who = {"email": started["admin"]["email"], "password": started["admin"]["password"]}
