@@ -164,7 +164,7 @@ def test_logs_are_rotated_at_start(tmp_path):
     daemon = Daemon("echo", pid_file=tmp_path / "pid", log_file=tmp_path / "logs" / "echo.log")
     for word in ("first", "second"):
         daemon.start(["echo", word], environment={"PATH": os.defpath})
-        assert daemon.wait(10)
+        assert daemon.wait(60)
     assert daemon.tail() == "second"
     assert Path(f"{daemon.log_file}.1").read_text() == "first\n"
 

@@ -18,7 +18,7 @@ from almagest_cli.local.daemons import Daemon
 from almagest_cli.local.databases import ExternalPostgres, Passwords
 from almagest_cli.local.errors import LocalError, PortTakenError, ProcessDiedError
 from almagest_cli.local.layout import SERVICES, WORKLOADS, Places, Ports
-from almagest_cli.local.ports import free_ports, require_free
+from almagest_cli.local.ports import free_ports, free_usual_ports, require_free
 from almagest_cli.local.postgres import EmbeddedPostgres
 from almagest_cli.local.programs import python
 from almagest_cli.local.system import System
@@ -83,9 +83,9 @@ def test_redis_is_the_embedded_one_unless_another_is_named(state, monkeypatch):
 
 def test_the_command_tells_the_same_on_one_line_of_json(almagest, state):
     """For programs: the error, the exit code, and nothing on standard output."""
-    ports = free_ports()
+    ports = free_usual_ports()
     with socket.create_server(("127.0.0.1", ports.gateway)):
-        done = almagest("up", "--port", str(ports.gateway), "--base-port", str(ports.grpc["auth"]), "--json")
+        done = almagest("up", "--port", str(ports.gateway), "--base-port", str(min(ports.grpc.values())), "--json")
     assert (done.code, done.out) == (1, "")
     assert f"needs port {ports.gateway}" in json.loads(done.err.splitlines()[-1])["error"]
     down = almagest("status", "--json")

@@ -1,8 +1,11 @@
 """Who holds a port, and which ports are free."""
 
 import errno
+import os
 import secrets
 import socket
+import sys
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 import psutil
@@ -12,6 +15,9 @@ from almagest_cli.local.layout import GATEWAY, SERVICES, Ports
 
 _CONNECT_SECONDS = 2.0
 _OUTSIDE_THE_EPHEMERAL_RANGE = range(15_000, 32_000)
+_MOST_RESERVED = 256
+
+_reserved: deque[int] = deque()
 
 
 def require_free(name: str, ports: Iterable[int]) -> None:
@@ -64,19 +70,35 @@ def holder(port: int) -> str:
 
 
 def free_port() -> int:
-    """A port that is free now, and likely to be so a moment later.
+    """A port that is free now, and that nobody else who asks here is given while this process lives and asks for few.
 
     Not one that the system offers (port 0): those are also what outgoing connections are given, so whoever opens one
-    meanwhile takes it. These lie below that range, and are drawn by chance so that two who look at once find two.
+    meanwhile takes it. These lie below that range.
     """
     while True:
         number = secrets.choice(_OUTSIDE_THE_EPHEMERAL_RANGE)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", number))
-            except OSError:
-                continue
+        if _reserve(number):
             return number
+
+
+def _reserve(number: int) -> bool:
+    """Whether a port is free and now ours. A name says so to others, which the kernel forgets with this process."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", number))
+        except OSError:
+            return False
+    if sys.platform == "linux":
+        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            name.bind(f"\0almagest-port-{number}")
+        except OSError:
+            name.close()
+            return False
+        _reserved.append(name.detach())
+        if len(_reserved) > _MOST_RESERVED:
+            os.close(_reserved.popleft())
+    return True
 
 
 def free_ports(replicas: Mapping[str, int] | None = None) -> Ports:
@@ -97,6 +119,14 @@ def free_ports(replicas: Mapping[str, int] | None = None) -> Ports:
         grpc=dict(zip(inner, numbers[:half], strict=True)),
         http=dict(zip(inner, numbers[half : 2 * half], strict=True)),
     )
+
+
+def free_usual_ports() -> Ports:
+    """Free ports in the usual order, as a system has them that is told `--port` and `--base-port`."""
+    while True:
+        ports = Ports.usual(gateway=free_port(), base=secrets.choice(_OUTSIDE_THE_EPHEMERAL_RANGE))
+        if all(_reserve(number) for name in ports.grpc for number in ports.of(name)):
+            return ports
 
 
 def _option(name: str) -> str:

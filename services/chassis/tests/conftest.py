@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,27 @@ TRUST_DOMAIN = "almagest.internal"
 SERVICE = "almagest.eventstore.v1.EventStoreService"
 GET_SHARD_MAP = f"/{SERVICE}/GetShardMap"
 GATEWAY = frozenset({"gateway"})
+
+
+@pytest.fixture
+def churned(tmp_path: Path) -> Iterator[Path]:
+    """A directory in which somebody makes and removes directories with a file in each, over and over."""
+    ended = threading.Event()
+
+    def churn() -> None:
+        while not ended.is_set():
+            for number in range(20):
+                (tmp_path / str(number)).mkdir()
+                (tmp_path / str(number) / "file").touch()
+            for number in range(20):
+                (tmp_path / str(number) / "file").unlink()
+                (tmp_path / str(number)).rmdir()
+
+    churning = threading.Thread(target=churn)
+    churning.start()
+    yield tmp_path
+    ended.set()
+    churning.join()
 
 
 class Authority:

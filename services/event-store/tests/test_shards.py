@@ -30,7 +30,7 @@ async def more(databases, postgres):
         admin=[*databases.admin, *(postgres.superuser_dsn(name) for name in names)],
     )
     for name in names:
-        await asyncio.to_thread(postgres.drop_database, name)
+        postgres.drop_database(name)
 
 
 def some(databases, *numbers):

@@ -18,6 +18,7 @@ import pytest
 from almagest_cli.local import accounts
 from almagest_cli.local.authority import LocalAuthority
 from almagest_cli.local.daemons import Daemon
+from almagest_cli.local.ports import free_port
 
 _START_SECONDS = 60.0
 
@@ -54,8 +55,7 @@ class _External:
         self.account = accounts.server_account()
         self.home = accounts.server_home(self.directory, self.account)
         self.password = secrets.token_hex(16)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         web = authority.issue_web()
         for name, source in (("tls.crt", web / "tls.crt"), ("tls.key", web / "tls.key"), ("clients.crt", clients)):
             self.write(name, source.read_text(encoding="ascii"))

@@ -5,6 +5,7 @@ Each xdist worker has its own of everything, below its own temporary directory, 
 
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 class Postgres(EmbeddedPostgres):
     """A cluster for tests: fresh databases on demand."""
 
+    def __init__(self, directory: Path) -> None:
+        # It forgets what was not synced only if the machine dies, so it need not sync.
+        super().__init__(directory, fsync=False)
+        self._dropping = ThreadPoolExecutor(1, thread_name_prefix="dropping")
+
     def create_database(self, *roles: str, name: str | None = None) -> str:
         """Make a fresh, empty database owned by `almagest_owner`, which the roles may connect to, and answer the owner's DSN of it."""
         database = name or f"test_{uuid.uuid4().hex}"
@@ -72,9 +78,19 @@ class Postgres(EmbeddedPostgres):
         self.ensure({name: (role,)})
         return self.dsn(name, role)
 
-    def drop_database(self, database: str) -> None:
-        """Drop a database (a name, or any DSN of it), ending whatever uses it."""
-        self.execute(f'DROP DATABASE IF EXISTS "{_name(database)}" WITH (FORCE);')
+    def drop_database(self, database: str) -> Future[str]:
+        """Drop a database (a name, or any DSN of it), ending whatever uses it, beside what comes next.
+
+        The server waits until all its connections have noticed. One that has much to say to a service in this process
+        notices nothing until that has read it, and nobody reads while we wait for the server.
+        """
+        return self._dropping.submit(self.execute, f'DROP DATABASE IF EXISTS "{_name(database)}" WITH (FORCE);')
+
+    def remove(self) -> None:
+        """Stop the server and forget everything, also what was still to be dropped."""
+        self.stop()
+        self._dropping.shutdown(cancel_futures=True)
+        super().remove()
 
 
 def _name(database: str) -> str:
@@ -83,10 +99,8 @@ def _name(database: str) -> str:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """One Postgres per xdist worker. It forgets what was not synced only if the machine dies, so it need not sync;
-    whole systems do, and tests/power is about the difference.
-    """
-    server = Postgres(tmp_path_factory.mktemp("postgres"), fsync=False)
+    """One Postgres per xdist worker, which does not sync; whole systems do, and tests/power is about the difference."""
+    server = Postgres(tmp_path_factory.mktemp("postgres"))
     try:
         server.start()
         yield server
