@@ -205,7 +205,7 @@ async def test_down_and_up_again_loses_what_is_declared_and_nothing_else(postgre
         await upgrade(package, [dsn], tree.role)
         assert difference(before, await rows(dsn)) == tree.lost
     finally:
-        await asyncio.to_thread(postgres.drop_database, dsn)
+        postgres.drop_database(dsn)
 
 
 async def test_events_in_files_keep_a_log_from_going_down(postgres: Any) -> None:
@@ -220,4 +220,4 @@ async def test_events_in_files_keep_a_log_from_going_down(postgres: Any) -> None
             await downgrade("event_store.migrations", [dsn], "event_store", "0002")
         assert (await rows(dsn))["archives"]
     finally:
-        await asyncio.to_thread(postgres.drop_database, dsn)
+        postgres.drop_database(dsn)

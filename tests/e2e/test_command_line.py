@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from almagest_cli.local.ports import free_ports
+from almagest_cli.local.ports import free_usual_ports
 
 # Each goes on where the one before left off, on one system.
 pytestmark = pytest.mark.xdist_group("newcomer")
@@ -41,8 +41,8 @@ class CommandLine:
 @pytest.fixture(scope="module")
 def almagest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     command = CommandLine(tmp_path_factory.mktemp("newcomer") / "state")
-    ports = free_ports()
-    command("up", "--port", str(ports.gateway), "--base-port", str(ports.grpc["auth"]))
+    ports = free_usual_ports()
+    command("up", "--port", str(ports.gateway), "--base-port", str(min(ports.grpc.values())))
     yield command
     command("reset", "--yes")
 

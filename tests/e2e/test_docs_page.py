@@ -31,6 +31,9 @@ _REPORT_VIOLATIONS = """
     (event) => window.violations.push(`${event.violatedDirective}: ${event.blockedURI}`));
 """
 
+# The default of 5 s is short for a page of this size where two cores do much else.
+expect.set_options(timeout=60_000)
+
 
 @dataclass
 class Seen:

@@ -12,6 +12,7 @@ import re
 import ssl
 import subprocess
 import sys
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -62,11 +63,13 @@ def live(system: RunningSystem, admin: Door) -> str:
 
 def in_files(directory: Path) -> list[str]:
     """The files that hold the person. Sockets and pipes hold nothing."""
-    return [
-        str(path.relative_to(directory))
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and not path.is_symlink() and NEEDLE.search(path.read_bytes())
-    ]
+    found: list[str] = []
+    for path in sorted(Path(parent, name) for parent, _, names in os.walk(directory) for name in names):
+        # What a server has removed since is not there.
+        with suppress(FileNotFoundError):
+            if path.is_file() and not path.is_symlink() and NEEDLE.search(path.read_bytes()):
+                found.append(str(path.relative_to(directory)))
+    return found
 
 
 async def in_rows(server: EmbeddedPostgres) -> list[str]:

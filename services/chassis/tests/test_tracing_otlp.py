@@ -59,4 +59,4 @@ def test_a_collector_that_does_not_answer_does_not_keep_a_process_from_ending(
         begun = time.monotonic()
         tracing.shutdown_tracing()
         took = time.monotonic() - begun
-    assert took < 3
+    assert took < 8

@@ -341,21 +341,20 @@ async def test_one_person_has_so_many_feeds_and_no_more(granian, fakes, settings
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_door_that_closes_ends_its_feeds_first(server, settings, fakes, authority):
     """Properly, so that the client knows that it has all that was sent, and the server need not wait."""
-    async with served(server, settings, fakes, authority) as (edge, stop, serving), edge.client() as client:
+    patient = settings.model_copy(update={"drain_seconds": 120.0})
+    async with served(server, patient, fakes, authority) as (edge, stop, serving), edge.client() as client:
         async with client.stream("GET", "/v1/changes") as answer:
             stream = events(answer)
             await anext(stream)
-            began = time.monotonic()
             fakes.feeds.drain()
             stop.set()
-            async with asyncio.timeout(10):
-                rest = [event async for event in stream]
             # Less than it takes until what does not end is cut off.
-            assert time.monotonic() - began < settings.drain_seconds / 2
+            async with asyncio.timeout(30):
+                rest = [event async for event in stream]
             assert all(event.name is None for event in rest)
         # Hypercorn waits for the connection as well.
         await client.aclose()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await serving
 
 

@@ -6,6 +6,7 @@ import socket
 import sys
 
 import pytest
+from almagest_cli.local.ports import free_port
 from gateway.listening import Entrance
 
 
@@ -22,9 +23,7 @@ def accepted(listening: socket.socket) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="other kernels spread connections as they like")
 async def test_the_newest_socket_gets_all_connections() -> None:
     """Each time one follows another, also when the one before it was closed late."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = free.getsockname()
+    address = ("127.0.0.1", free_port())
     entrance = Entrance(*address, backlog=64)
     old = socket.socket(fileno=entrance.open())
     old.setblocking(False)

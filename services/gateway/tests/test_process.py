@@ -58,7 +58,7 @@ def test_it_lives_without_its_services_is_not_ready_and_ends_when_told(environme
             assert ready.json()["probes"]["auth"] == "timeout"
     finally:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert '"event":"ended"' in errors
     assert "Traceback" not in errors
@@ -69,7 +69,7 @@ def test_what_is_wrong_with_its_settings_is_named(environment):
     del environment["ALMAGEST_TLS_KEY"]
     environment["ALMAGEST_HTTP_SERVER"] = "apache"
     process = run(environment)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "ALMAGEST_TLS_KEY" in errors
     assert "ALMAGEST_HTTP_SERVER" in errors
@@ -81,7 +81,7 @@ def test_a_certificate_that_is_none_keeps_it_from_starting(environment, tmp_path
     (tmp_path / "tls.crt").write_text("no certificate")
     environment["ALMAGEST_TLS_CERTIFICATE"] = str(tmp_path / "tls.crt")
     process = run(environment)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "cannot serve" in errors
 
@@ -90,5 +90,5 @@ def test_it_has_nothing_to_migrate(environment):
     """The same command as for all services does nothing, and well."""
     for command, code in (("migrate", 0), ("dance", 1)):
         process = run(environment, command)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         assert process.returncode == code

@@ -206,9 +206,9 @@ async def test_the_clockwork_wakes_when_something_is_due_and_survives_a_list_tha
     world.open = [due]
     task = asyncio.create_task(Clockwork(world.activate(), poll=30).run())
     try:
-        await asyncio.wait_for(world.activated.wait(), 10)
+        await asyncio.wait_for(world.activated.wait(), 20)
         late = time.time() - due.effective_at.ToNanoseconds() / 1e9
-        assert 0 <= late < 5
+        assert 0 <= late < 20
         assert world.carried_out == [due.schedule_id]
         assert not task.done()
     finally:
