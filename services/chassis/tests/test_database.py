@@ -134,7 +134,7 @@ async def test_a_kept_connection_that_is_lost_or_left_in_a_statement_is_not_used
     watcher = await asyncpg.connect(postgres.superuser_dsn())
     await watcher.execute("select pg_terminate_backend($1)", seen[2])
     await watcher.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await ended.wait()
     async with database.kept() as connection:
         assert connection.get_server_pid() != seen[2]

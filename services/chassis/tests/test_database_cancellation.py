@@ -225,7 +225,7 @@ async def test_a_connection_cancelled_in_a_statement_is_closed_and_its_statement
         await task
     async with database.connection() as connection:
         assert connection.get_server_pid() != first
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await _open_transactions(dsn) == 0
     await database.close()
 

@@ -111,7 +111,7 @@ async def test_a_denied_workload_loses_calls_streams_and_connections_within_a_se
             # The certificate was stolen, not the workload lost: its next one is good.
             await service.stub(issue("worker")).GetShardMap(REQUEST)
         deny(deny_list, "")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 with contextlib.suppress(RemoteProblem):
                     await service.stub(worker).GetShardMap(REQUEST)
@@ -139,7 +139,7 @@ async def test_a_unary_call_that_runs_is_ended_too(
         await began.wait()
         deny(deny_list, "spiffe://almagest.internal/gateway")
         with pytest.raises(RemoteProblem) as problem:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await call
         assert problem.value.reason == "CALLER_DENIED"
         assert cancelled.is_set()

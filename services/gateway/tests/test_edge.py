@@ -14,7 +14,7 @@ SERVERS = ("granian", "hypercorn", "uvicorn")
 
 async def until_closed(port: int) -> None:
     """Wait until nobody listens at a port any more."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -140,11 +140,11 @@ async def test_head_is_get_without_its_body(edge, request, fakes, car, http2):
             whole, head = await client.get(path, headers=headers), await client.head(path, headers=headers)
             assert (head.status_code, whole.status_code, head.content) == (status, status, b""), path
             assert _without_clock(head) == _without_clock(whole), path
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             stream = await client.head(f"/v1/jobs/{job['job_id']}/events")
         assert (stream.status_code, stream.content) == (200, b"")
         assert stream.headers["content-type"].startswith("text/event-stream")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not fakes.worker.unwatched:
                 assert (await client.get("/healthz")).json() == {"status": "ok"}
 
@@ -183,7 +183,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_a_file_leaves_nothing(ed
         reader, writer = await asyncio.open_connection("localhost", edge.port, ssl=edge.tls)
         writer.write(head + framing)
         await writer.drain()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await fakes.worker.began.wait()
             writer.transport.abort()
             await fakes.worker.gave_up.wait()

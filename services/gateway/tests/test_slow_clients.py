@@ -155,7 +155,7 @@ async def test_only_so_many_streams_run_at_once(edge, request):
     connection.initiate_connection()
     writer.write(connection.data_to_send())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 events = connection.receive_data(await reader.read(65536))
                 if any(isinstance(event, h2.events.RemoteSettingsChanged) for event in events):
