@@ -148,7 +148,7 @@ async def test_a_batch_that_takes_longer_than_the_lease_does_not_lose_it(read_mo
         renewals += 1
 
     writing_long.renew = renew
-    async with projecting(projector(log, writing_long, owner="one")):
+    async with projecting(projector(log, writing_long, owner="one", pace=replace(QUICK, lease=1.5))):
         await writing_long.asleep.wait()
         # Three renewals are as long as the lease.
         await eventually(lambda: renewals >= 4)
