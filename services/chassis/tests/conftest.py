@@ -103,7 +103,8 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(seconds=age))
-            .not_valid_after(now + timedelta(seconds=lifetime))
+            # Certificates know whole seconds; rounded down, one of a second may have none left.
+            .not_valid_after((now + timedelta(seconds=lifetime + 1)).replace(microsecond=0))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(
                 x509.KeyUsage(

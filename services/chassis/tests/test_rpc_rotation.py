@@ -183,7 +183,7 @@ async def test_waiting_for_a_service_outlasts_the_connection_that_was_waited_for
     """Whoever waits until a service is there is not told that a connection was closed, which is replaced meanwhile."""
     async with serve() as service:
         port = service.target.rpartition(":")[2]
-    identity = issue("gateway", lifetime=1, age=0)
+    identity = issue("gateway", lifetime=2, age=0)
     source = FileIdentitySource(identity, "almagest.internal")
     async with Channel(f"127.0.0.1:{port}", service="event-store", identity=source) as channel:
         waiting = asyncio.create_task(channel.channel_ready())
@@ -191,8 +191,8 @@ async def test_waiting_for_a_service_outlasts_the_connection_that_was_waited_for
         await asyncio.sleep(0)
         ca.issue(identity, "gateway")
         assert source.refresh()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while channel.connection is before:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        async with serve(listen=f"127.0.0.1:{port}"), asyncio.timeout(10):
+        async with serve(listen=f"127.0.0.1:{port}"), asyncio.timeout(30):
             await waiting
