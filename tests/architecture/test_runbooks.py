@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import typer.main
-from almagest_cli.__main__ import app
+from almagest_cli.__main__ import application
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs/operations").rglob("*.md")), ROOT / "docs/external-servers.md"]
-ALMAGEST: Any = typer.main.get_command(app)
+ALMAGEST: Any = typer.main.get_command(application())
 RUNBOOKS = ROOT / "docs/operations/runbooks"
 _FENCED = re.compile(r"^ *```\w*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`]+)`", re.DOTALL)

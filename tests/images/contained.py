@@ -17,9 +17,9 @@ import asyncpg
 import pytest
 from almagest_cli.local import accounts
 from almagest_cli.local.authority import LocalAuthority
-from almagest_cli.local.layout import AUTH, DATABASE_OWNER, SERVICES
+from almagest_cli.local.layout import ADMIN_EMAIL, AUTH, DATABASE_OWNER, SERVICES
 from almagest_cli.local.ports import free_ports
-from almagest_cli.local.system import ADMIN_EMAIL, System
+from almagest_cli.local.system import System
 from harness.external import ExternalPostgres, ExternalRedis
 from harness.running import Reached
 

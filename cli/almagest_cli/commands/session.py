@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from almagest_cli import output
 from almagest_cli.client import Client
-from almagest_cli.local.system import ADMIN_EMAIL
+from almagest_cli.local.layout import ADMIN_EMAIL
 from almagest_cli.output import CommandError, Exit, Json, out
 from almagest_cli.settings import ClientSettings
 

@@ -67,6 +67,8 @@ SERVICES = (
 
 OPERATOR = "operator"
 """The human at this machine."""
+ADMIN_EMAIL = "admin@localhost"
+"""Who logs in first."""
 DATABASE_OWNER = "almagest-owner"
 """Whom migrations show a database that asks for certificates; no service lets it in."""
 WORKLOADS = (*(service.name for service in SERVICES), OPERATOR, DATABASE_OWNER)

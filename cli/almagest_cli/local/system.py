@@ -25,7 +25,7 @@ from almagest_cli.local.authority import LocalAuthority
 from almagest_cli.local.daemons import Daemon, write_private
 from almagest_cli.local.databases import OWNER, Databases, ExternalPostgres, Passwords
 from almagest_cli.local.errors import LocalError, NotReadyError, ProcessDiedError
-from almagest_cli.local.layout import AUTH, GATEWAY, WORKLOADS, Places, Ports, Service
+from almagest_cli.local.layout import ADMIN_EMAIL, AUTH, GATEWAY, WORKLOADS, Places, Ports, Service
 from almagest_cli.local.migrating import Steps
 from almagest_cli.local.ports import require_free
 from almagest_cli.local.postgres import EmbeddedPostgres
@@ -34,7 +34,6 @@ from almagest_cli.local.programs import python, run_to_end
 from almagest_cli.local.trust import Lifetimes
 from almagest_cli.local.valkey import EmbeddedValkey
 
-ADMIN_EMAIL = "admin@localhost"
 POSTGRES = "postgres"
 VALKEY = "valkey"
 CERTIFICATES = "certificates"

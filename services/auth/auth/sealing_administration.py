@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from chassis.database.engine import create_engine
-from chassis.database.migrations import downgrade, upgrade
 from chassis.sealing.aead import KEY_BYTES
 from chassis.sealing.columns import seal_with
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -30,6 +29,8 @@ _EXPANDED = "0004"
 
 async def migrate(settings: Settings, arguments: list[str]) -> int:  # noqa: ARG001 - there are none
     """Bring the databases up to date. People from before names and addresses were sealed are sealed on the way."""
+    from chassis.database.migrations import upgrade  # noqa: PLC0415 - the service itself needs no Alembic
+
     dsns, role = _owned(settings), settings.service_role or "auth"
     await upgrade(_MIGRATIONS, dsns, role, _EXPANDED)
     async with _engines(dsns) as engines:
@@ -45,6 +46,8 @@ async def unseal(settings: Settings, arguments: list[str]) -> int:  # noqa: ARG0
     """Open everybody's names and addresses again, for a version from before they were sealed, to which the migrations
     may then be taken back. What was added to the databases since is taken back too.
     """
+    from chassis.database.migrations import downgrade  # noqa: PLC0415 - as above
+
     dsns, role = _owned(settings), settings.service_role or "auth"
     async with _engines(dsns) as engines:
         keys = await _keys(settings, engines)
