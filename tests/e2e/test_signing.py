@@ -232,5 +232,5 @@ def test_of_some_thousand_mutations_none_is_accepted(system: RunningSystem, caps
     tally = storm(system, seed=int(began) % 100_000, requests=4000, disturbances=2)
     report(tally, time.monotonic() - began)
     assert not tally.wrong, capsys.readouterr().out
-    assert tally.accepted > 20
+    assert tally.accepted >= 10
     assert tally.refused["SIGNATURE_REPLAYED"] > 100

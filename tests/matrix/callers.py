@@ -1,7 +1,5 @@
 """Workloads that call, each in every state that its certificate can be in, and what they are answered."""
 
-import asyncio
-import contextlib
 import enum
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -12,6 +10,7 @@ from typing import Any
 
 import grpc
 from almagest_cli.local.authority import LocalAuthority
+from chassis.rpc.sending import keeping_the_answer
 from cryptography import x509
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import error_details_pb2, status_pb2
@@ -46,7 +45,6 @@ CONDITIONS: Mapping[str, Outcome | None] = {
     "plaintext": Outcome.NO_CONNECTION,
 }
 """What becomes of a call in each state, whoever calls whatever; None: as the row of the RPC says."""
-_REFUSAL_SECONDS = 0.25
 _CALLER = ("CALLER_UNKNOWN", "CALLER_INVALID", "CALLER_EXPIRED", "CALLER_DENIED")
 
 
@@ -145,18 +143,14 @@ async def call(
     server_streams = method is not None and method.server_streaming
     kind = f"{'stream' if client_streams else 'unary'}_{'stream' if server_streams else 'unary'}"
     make = getattr(channel, kind)(path)
-    refused = asyncio.Event()
 
     async def requests() -> AsyncIterator[bytes]:
-        # A request that is written while the call is being refused makes gRPC forget why it is.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_REFUSAL_SECONDS):
-                await refused.wait()
         yield b""
 
     request: Any = requests() if client_streams else b""
     running = make(request, metadata=metadata, timeout=seconds)
-    running.add_done_callback(lambda _: refused.set())
+    if client_streams:
+        keeping_the_answer(running)
     try:
         if server_streams:
             await running.read()

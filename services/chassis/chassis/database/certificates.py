@@ -16,7 +16,7 @@ import asyncpg
 
 from chassis.identity.certificate import is_half_written
 
-_TRIES = 20
+_TRIES = 80
 _PAUSE_SECONDS = 0.025
 
 Signature = tuple[int, int, int] | None
