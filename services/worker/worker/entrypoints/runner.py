@@ -109,9 +109,6 @@ class Runner:
         job = await self._jobs.claim(job_id, worker=self._worker, lease_seconds=self._pace.lease)
         return [] if job is None else [job]
 
-    async def _claim_due(self) -> Sequence[Job]:
-        return await self._jobs.claim_due(self._free, worker=self._worker, lease_seconds=self._pace.lease)
-
     async def _take(self, claim: Coroutine[None, None, Sequence[Job]]) -> None:
         """Start what is claimed. Also when we are cancelled meanwhile: a claim that is given up after it was sent may
         still be done by the database, even after this process has given its jobs back, and then nobody has the job
@@ -133,7 +130,8 @@ class Runner:
             began = time.monotonic()
             try:
                 if self._free > 0:
-                    await self._take(self._claim_due())
+                    due = self._jobs.claim_due(self._free, worker=self._worker, lease_seconds=self._pace.lease)
+                    await self._take(due)
                 queued, running, age = await self._jobs.queue()
                 metrics.queued.set(queued)
                 metrics.running_everywhere.set(running)
@@ -160,6 +158,8 @@ class Runner:
 
     def _start(self, job: Job, claimed_at: float) -> None:
         attempt = Attempt(job, valid_until=claimed_at + self._pace.lease)
+        if self._draining:
+            attempt.interrupt(Interruption.DRAIN)
         self._heartbeat.hold(attempt)
         self._signals.announce(job.job_id)
         task = asyncio.create_task(self._attempt(attempt), name=f"job {job.job_id}")
@@ -235,9 +235,9 @@ class Runner:
 
     async def _drain(self) -> None:
         self._draining = True
-        await asyncio.gather(*self._taking, return_exceptions=True)
         for attempt in self._running.values():
             attempt.interrupt(Interruption.DRAIN)
+        await asyncio.gather(*self._taking, return_exceptions=True)
         tasks = list(self._running)
         if tasks:
             await asyncio.wait(tasks, timeout=self._pace.drain)
